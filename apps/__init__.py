@@ -1,0 +1,1 @@
+"""Programs around the library: parse, call, show."""

@@ -1,0 +1,1 @@
+"""How each version's checkpoint becomes its GGUF tensors, one file each."""

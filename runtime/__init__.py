@@ -1,0 +1,1 @@
+"""Tokens through weights."""

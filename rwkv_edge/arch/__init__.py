@@ -1,0 +1,16 @@
+"""The versions of RWKV that this package knows, one file each."""
+
+from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
+from rwkv_edge.arch.rwkv7 import Rwkv7
+
+# Explicit, because a frozen desktop build misses imports made from strings.
+ARCHITECTURES: dict[str, Architecture] = {
+    "rwkv7": Rwkv7(),
+}
+
+__all__ = ["ARCHITECTURES", "Architecture", "Role", "Shape", "TensorSpec", "architecture_of"]
+
+
+def architecture_of(version: str) -> Architecture:
+    """The architecture whose hyperparameters say `version`."""
+    return next(a for a in ARCHITECTURES.values() if a.version == version)

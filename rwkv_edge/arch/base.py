@@ -1,0 +1,61 @@
+"""What a version of RWKV declares: which tensors its GGUF holds, and which arrays its state."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from rwkv_edge.hyperparameters import Hyperparameters
+
+Shape = tuple[int, ...]
+
+
+class Role(Enum):
+    """How a tensor is stored.
+
+    MATRIX takes the weight type that the user chose. LORA (the small low-rank matrices) never goes
+    below 16 bits: it is under 10 % of the bytes and most of the error. VECTOR is always float32.
+    """
+
+    MATRIX = "matrix"
+    LORA = "lora"
+    VECTOR = "vector"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a GGUF: its llama.cpp name and its shape in numpy order (last is contiguous)."""
+
+    name: str
+    shape: Shape
+    role: Role
+
+
+class Architecture(ABC):
+    """One version of RWKV: its `general.architecture` name, tensors and state."""
+
+    name: str
+    version: str
+
+    @abstractmethod
+    def hyperparameters_from_gguf(
+        self, metadata: Mapping[str, object], shapes: Mapping[str, Shape]
+    ) -> Hyperparameters:
+        """Read the shape out of a GGUF's keys and tensor shapes; raises FormatError."""
+
+    @abstractmethod
+    def gguf_metadata(self, hyperparameters: Hyperparameters) -> dict[str, int | float]:
+        """The `{arch}.*` keys that llama.cpp asks for."""
+
+    @abstractmethod
+    def tensors(self, hyperparameters: Hyperparameters) -> list[TensorSpec]:
+        """Every tensor of the file, in file order."""
+
+    @abstractmethod
+    def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
+        """The canonical state: float32 arrays by name, the layer first; a fresh state is `initial`."""
+
+    def state_initial_value(self, array_name: str) -> float:
+        """What a fresh state's array is filled with."""
+        del array_name
+        return 0.0

@@ -1,0 +1,146 @@
+"""All numba options in one place, and where compiled kernels are kept.
+
+This is the only module of `rwkv_edge` that imports numba; nothing imports it before a kernel is
+needed. Importing a module of kernels compiles nothing: compilation happens at the first call.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Callable
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# "contract" allows fused multiply-add, "reassoc" vector sums. Never "nnan" or "ninf": a NaN in a
+# damaged file must stay one.
+FAST_MATH = {"contract", "reassoc"}
+
+
+@cache
+def cache_directory() -> Path:
+    """Where compiled kernels live; `RWKV_EDGE_CACHE` overrides the platform's place."""
+    chosen = os.environ.get("RWKV_EDGE_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "rwkv-edge" / "kernels"
+
+
+def cpu_tier() -> str:
+    """The tier that `RWKV_EDGE_CPU` forces, or "auto". Kernels of different tiers cache apart."""
+    return os.environ.get("RWKV_EDGE_CPU", "auto")
+
+
+@cache
+def kernel_sources_digest() -> str:
+    """A digest of every file that a kernel may be compiled from.
+
+    numba itself looks at the file of the function alone, so that a kernel would survive a change
+    in the vocabulary it inlines.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {sys.version} {platform.machine()}".encode())
+    # The kernels' packages lie beside this file's in a checkout, and below it once installed.
+    here = Path(__file__).resolve().parent
+    for package in ("runtime", "converters"):
+        root = here / package if (here / package).is_dir() else here.parent / package
+        for source in sorted(root.rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def kernel_cache_path() -> Path:
+    """The folder that this version's kernels are kept in, on this tier."""
+    return cache_directory() / f"{cpu_tier()}-{kernel_sources_digest()}"
+
+
+class _KernelLocator(_CacheLocator):  # type: ignore[misc]
+    """Puts a kernel's cache below `cache_directory()`, by tier and by digest of the sources."""
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        # Two modules may share a stem (`arch/rwkv7.py`, `kernels/rwkv7.py`): name the package too.
+        self._disambiguator = f"{Path(py_file).parent.name}-{py_func.__code__.co_firstlineno}"
+
+    def get_cache_path(self) -> str:
+        return str(kernel_cache_path())
+
+    def get_source_stamp(self) -> str:
+        return kernel_sources_digest()
+
+    def get_disambiguator(self) -> str:
+        return self._disambiguator
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_KernelLocator | None":
+        locator = cls(py_func, py_file)
+        try:
+            locator.ensure_cache_path()
+        except OSError:
+            return None
+        return locator
+
+
+class _KernelCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_KernelLocator,)
+
+
+class _KernelCache(FunctionCache):  # type: ignore[misc]
+    _impl_class = _KernelCacheImpl
+
+
+class _LazyKernelCache:
+    """Opens the cache at the first call: decorating a kernel must not touch the disk."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @cached_property
+    def _cache(self) -> Any:
+        try:
+            return _KernelCache(self._function)
+        except RuntimeError:
+            # numba's word for "no locator": nowhere to write. Compile every time rather than fail.
+            return NullCache()
+
+    @property
+    def cache_path(self) -> Any:
+        return self._cache.cache_path
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        return self._cache.load_overload(signature, target_context)
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        self._cache.save_overload(signature, data)
+
+    def flush(self) -> None:
+        self._cache.flush()
+
+
+def kernel(function: Function) -> Function:
+    """Compile `function` at its first call, without the GIL, and keep the result on disk.
+
+    Arrays are not bounds-checked, and division by zero gives infinity as in numpy: whoever calls a
+    kernel has checked shapes and ranges.
+    """
+    dispatcher = numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy")(function)
+    dispatcher._cache = _LazyKernelCache(function)
+    return cast(Function, dispatcher)
+
+
+def inline(function: Function) -> Function:
+    """A piece of a kernel, with a name, that vanishes into its callers."""
+    return cast(
+        Function,
+        numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy", inline="always")(function),
+    )
