@@ -11,16 +11,16 @@ import sys
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# "contract" allows fused multiply-add, "reassoc" vector sums. Never "nnan" or "ninf": a NaN in a
-# damaged file must stay one.
-FAST_MATH = {"contract", "reassoc"}
+# Fused multiply-add, and nothing that reorders sums (vectors are explicit here, so nothing is gained
+# by it) or promises that there is no NaN: one in a damaged file must stay one.
+FAST_MATH = {"contract"}
 
 
 @cache
@@ -127,15 +127,34 @@ class _LazyKernelCache:
         self._cache.flush()
 
 
-def kernel(function: Function) -> Function:
+@overload
+def kernel(function: Function, /) -> Function: ...
+
+
+@overload
+def kernel(*, exact: bool) -> Callable[[Function], Function]: ...
+
+
+def kernel(
+    function: Function | None = None, /, *, exact: bool = False
+) -> Function | Callable[[Function], Function]:
     """Compile `function` at its first call, without the GIL, and keep the result on disk.
 
     Arrays are not bounds-checked, and division by zero gives infinity as in numpy: whoever calls a
     kernel has checked shapes and ranges.
+
+    exact: `@kernel(exact=True)` rounds every operation on its own, as numpy does. For encoders,
+    whose bytes are defined by numpy; a fused multiply-add would move ties.
     """
-    dispatcher = numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy")(function)
-    dispatcher._cache = _LazyKernelCache(function)
-    return cast(Function, dispatcher)
+
+    def compiled(function: Function) -> Function:
+        dispatcher = numba.njit(
+            nogil=True, fastmath=False if exact else FAST_MATH, error_model="numpy"
+        )(function)
+        dispatcher._cache = _LazyKernelCache(function)
+        return cast(Function, dispatcher)
+
+    return compiled if function is None else compiled(function)
 
 
 def inline(function: Function) -> Function:

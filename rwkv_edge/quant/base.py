@@ -62,3 +62,19 @@ class QuantFormat(ABC):
 def quant_format_of(ggml_type: int) -> type[QuantFormat] | None:
     """The format that a GGUF calls by this number, or None if we have none."""
     return next((q for q in QUANT_FORMATS.values() if q.ggml_type == ggml_type), None)
+
+
+def inverse_of_scale(scale: Float32Array) -> Float32Array:
+    """1 / scale, or 0 where that is infinite: all codes are then zero, as the scale itself is.
+
+    gguf-py goes on with infinity below 2^-128, and its codes then depend on the machine.
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.float32(1) / scale
+    return np.where(np.isfinite(inverse), inverse, np.float32(0))
+
+
+def half_of_scale(scale: Float32Array) -> npt.NDArray[np.uint16]:
+    """float16 bits, nearest even. A scale past 65504 becomes infinite, which converters refuse."""
+    with np.errstate(over="ignore"):
+        return scale.astype(np.float16).view(np.uint16)

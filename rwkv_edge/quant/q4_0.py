@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale, inverse_of_scale
 
 # Codes are 0 to 15; this one means zero.
 ZERO_CODE = 8
@@ -27,12 +27,12 @@ class Q4_0(QuantFormat):
         x = weights.reshape(n_rows, -1, cls.block_len)
         largest = np.take_along_axis(x, np.abs(x).argmax(axis=-1)[..., None], axis=-1)
         scale = largest[..., 0] / np.float32(-ZERO_CODE)
-        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+        inverse = inverse_of_scale(scale)
         codes = np.trunc(x * inverse[..., None] + np.float32(ZERO_CODE + 0.5))
         codes = codes.clip(0, 15).astype(np.uint8)
         low, high = codes[..., : cls.block_len // 2], codes[..., cls.block_len // 2 :]
         blocks = np.empty(scale.shape, cls.block)
-        blocks["scale"] = scale.astype(np.float16).view(np.uint16)
+        blocks["scale"] = half_of_scale(scale)
         blocks["codes"] = low | (high << 4)
         return blocks.view(np.uint8).reshape(n_rows, -1)
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale, inverse_of_scale
+
+LARGEST_CODE = 127
 
 
 class Q8_0(QuantFormat):
@@ -19,12 +21,15 @@ class Q8_0(QuantFormat):
         n_rows, n_columns = weights.shape
         cls.row_bytes(n_columns)
         x = weights.reshape(n_rows, -1, cls.block_len)
-        scale = np.abs(x).max(axis=-1) / np.float32(127)
-        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-        scaled = x * inverse[..., None]
+        scale = np.abs(x).max(axis=-1) / np.float32(LARGEST_CODE)
+        scaled = x * inverse_of_scale(scale)[..., None]
+        code = np.trunc(scaled)
+        # Adding a half and cutting off would turn the number just below 0.5 into 1.
+        rest = scaled - code
+        code += np.where(np.abs(rest) >= np.float32(0.5), np.sign(rest), np.float32(0))
         blocks = np.empty(scale.shape, cls.block)
-        blocks["scale"] = scale.astype(np.float16).view(np.uint16)
-        blocks["codes"] = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
+        blocks["scale"] = half_of_scale(scale)
+        blocks["codes"] = code
         return blocks.view(np.uint8).reshape(n_rows, -1)
 
     @classmethod

@@ -1,0 +1,149 @@
+"""How the tensors of a checkpoint become the tensors of a GGUF."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from rwkv_edge.converters.checkpoints import Checkpoint
+
+from rwkv_edge.errors import FormatError
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.quant import Float32Array
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+
+class Source(ABC):
+    """Where a GGUF tensor comes from."""
+
+    @abstractmethod
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """The tensor, in the shape that the GGUF wants."""
+
+
+@dataclass(frozen=True)
+class AsStored(Source):
+    """One tensor, row for row; large ones are streamed rather than loaded."""
+
+    key: str
+
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """The tensor without dimensions of length one."""
+        return checkpoint.read(self.key).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Transposed(Source):
+    """A low-rank matrix: RWKV stores (in, out) and multiplies x @ W, ggml wants (out, in)."""
+
+    key: str
+
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """The tensor with its two dimensions exchanged."""
+        return np.ascontiguousarray(checkpoint.read(self.key).T).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Stacked(Source):
+    """Several vectors, one below the other."""
+
+    keys: tuple[str, ...]
+
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """The vectors in the order of the keys."""
+        return np.stack([checkpoint.read(key).reshape(-1) for key in self.keys]).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Padding(Source):
+    """A tensor that readers ask for and nothing uses; it is filled from another source."""
+
+    like: Source
+    like_shape: Shape
+
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """The other source, cut or filled with zeros to the wanted shape."""
+        padded = np.zeros(shape, np.float32)
+        common = tuple(slice(min(a, b)) for a, b in zip(shape, self.like_shape, strict=True))
+        padded[common] = self.like.load(checkpoint, self.like_shape)[common]
+        return padded
+
+
+class CheckpointReader(ABC):
+    """One version of RWKV as its training code saves it."""
+
+    @abstractmethod
+    def hyperparameters(self, shapes: Shapes) -> Hyperparameters:
+        """Read the model's shape off its tensors; raises FormatError without the file's name."""
+
+    @abstractmethod
+    def required(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
+        """Every tensor that must be there, and its shape; dimensions of length one do not count."""
+
+    @abstractmethod
+    def ignored(self, hyperparameters: Hyperparameters) -> frozenset[str]:
+        """Tensors that may be there and are not used."""
+
+    @abstractmethod
+    def sources(self, hyperparameters: Hyperparameters) -> dict[str, Source]:
+        """Where each GGUF tensor comes from, by its GGUF name."""
+
+    def check(self, shapes: Shapes) -> Hyperparameters:
+        """Compare the checkpoint with what its hyperparameters demand; raises FormatError."""
+        hp = self.hyperparameters(shapes)
+        required = self.required(hp)
+        missing = [key for key in required if key not in shapes]
+        if missing:
+            raise FormatError(
+                f"{listed(missing)} missing; a model of {hp.n_layer} layers has {len(required)} "
+                "tensors; the file is incomplete"
+            )
+        for key, wanted in required.items():
+            if squeezed(shapes[key]) != squeezed(wanted):
+                raise FormatError(f"{key} is {list(shapes[key])}; wanted {list(wanted)}")
+        unknown = [key for key in shapes if key not in required and key not in self.ignored(hp)]
+        if unknown:
+            raise FormatError(
+                f"{listed(unknown)} not part of RWKV-{hp.version}; "
+                "an adapter must be merged first, another architecture cannot be converted"
+            )
+        return hp
+
+
+def squeezed(shape: Shape) -> Shape:
+    """Dimensions longer than one."""
+    return tuple(n for n in shape if n != 1)
+
+
+def listed(names: list[str], n_shown: int = 3) -> str:
+    """The first few names, and how many more, with the verb that fits."""
+    shown = ", ".join(names[:n_shown])
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def count_layers(shapes: Shapes) -> int:
+    """Layers by the numbers in `blocks.N.`, which must run from 0 without gaps."""
+    numbers = set()
+    for key in shapes:
+        first, _, rest = key.partition(".")
+        number = rest.partition(".")[0]
+        if first == "blocks" and number.isdecimal() and len(number) < 6:
+            numbers.add(int(number))
+    missing = sorted(set(range(max(numbers, default=-1) + 1)) - numbers)
+    if not numbers or missing:
+        what = f"blocks.{missing[0]} is missing" if missing else "it has no blocks"
+        raise FormatError(f"{what}; the file is incomplete")
+    return len(numbers)
+
+
+def require_shape(shapes: Shapes, key: str, n_dims: int) -> Shape:
+    """The shape of a tensor that must be there with `n_dims` dimensions, none of them zero."""
+    shape = shapes.get(key)
+    if shape is None:
+        raise FormatError(f"{key} is missing; the file is incomplete")
+    if len(shape) != n_dims or 0 in shape:
+        raise FormatError(f"{key} is {list(shape)}; wanted {n_dims} dimensions")
+    return shape

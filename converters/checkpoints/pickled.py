@@ -1,0 +1,310 @@
+"""The part of pickle that describes a dict of tensors, and nothing that can call anything.
+
+A pickle is a program for a small stack machine. `torch.save` uses a few of its instructions to
+say "a dict; this key; a tensor over that storage". This module runs those few itself: a global
+is only ever a name in a table here, so a hostile file has nothing to call.
+"""
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rwkv_edge.errors import FormatError
+
+# The largest published model describes itself in 0.3 MB.
+MAX_PICKLE_BYTES = 4 << 20
+MAX_DIMENSIONS = 8
+
+STORAGE_DTYPES = {
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    # Known by name so that the message can say what a tensor holds; none of them is read.
+    "DoubleStorage": "float64",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+
+
+class PickleError(FormatError):
+    """What is wrong with the pickle, without the name of the file that holds it."""
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that the pickle mentions; it never becomes the object that the name stands for."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        """The dotted name."""
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A flat run of numbers: `key` names the member of the zip file that holds it."""
+
+    key: str
+    dtype: str
+    n_elements: int
+
+
+@dataclass(frozen=True)
+class PickledTensor:
+    """A view of a storage: offset and strides are in elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Mark:
+    """Where an argument list begins on the stack."""
+
+
+_MARK = _Mark()
+
+
+def load_tensors(data: bytes) -> dict[Any, Any]:
+    """Run a pickle made by `torch.save(dict)`: dicts, lists and numbers, with PickledTensor leaves.
+
+    Raises PickleError for any instruction or global that a checkpoint does not need.
+    """
+    machine = _Machine()
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "STOP":
+                break
+            machine.step(opcode.name, argument)
+        result = machine.pop()
+    except PickleError:
+        raise
+    # genops and the handlers meet every kind of nonsense that bytes can spell.
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError) as error:
+        raise PickleError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
+    if not isinstance(result, dict):
+        raise PickleError(f"holds {describe(result)}; wanted a dict of tensors by name")
+    return result
+
+
+class _Machine:
+    """The stack and the memo. Containers are Python's own; nothing else is ever built."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        """Carry out one instruction."""
+        if name in _LITERALS:
+            self.stack.append(argument)
+        elif name in _HANDLERS:
+            _HANDLERS[name](self, argument)
+        else:
+            raise PickleError(
+                f"its pickle uses the instruction {name}, which no dict of tensors needs; "
+                "refused without running it"
+            )
+
+    def pop(self) -> Any:
+        value = self.stack.pop()
+        if value is _MARK:
+            raise PickleError("its pickle is damaged (a mark where a value belongs)")
+        return value
+
+    def top(self) -> Any:
+        return self.stack[-1]
+
+    def pop_mark(self) -> list[Any]:
+        """Everything above the last mark, which goes too."""
+        for i in range(len(self.stack) - 1, -1, -1):
+            if self.stack[i] is _MARK:
+                values = self.stack[i + 1 :]
+                del self.stack[i:]
+                return values
+        raise PickleError("its pickle is damaged (a mark is missing)")
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def put(self, key: int) -> None:
+        self.memo[int(key)] = self.top()
+
+    def set_items(self, pairs: list[Any]) -> None:
+        target = self.top()
+        if not isinstance(target, dict) or len(pairs) % 2:
+            raise PickleError("its pickle is damaged (items set on something that is no dict)")
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if not isinstance(key, str | int | float | bool | None):
+                raise PickleError(f"has a dict key that is {describe(key)}")
+            target[key] = value
+
+    def append(self, values: list[Any]) -> None:
+        target = self.top()
+        if not isinstance(target, list):
+            raise PickleError("its pickle is damaged (items appended to something that is no list)")
+        target.extend(values)
+
+    def reduce(self) -> None:
+        arguments = self.pop()
+        called = self.pop()
+        build = _BUILDERS.get(str(called)) if isinstance(called, Global) else None
+        if build is None or not isinstance(arguments, tuple):
+            raise PickleError(f"its pickle calls {describe(called)}; refused without running it")
+        self.push(build(*arguments))
+
+    def build(self) -> None:
+        """An OrderedDict's attributes (`_metadata` of a state_dict): nothing we need."""
+        self.pop()
+        if not isinstance(self.top(), dict):
+            raise PickleError(f"its pickle sets attributes of {describe(self.top())}; refused")
+
+    def push_global(self, module: Any, name: Any) -> None:
+        found = Global(str(module), str(name))
+        if str(found) not in _BUILDERS and storage_dtype(found) is None:
+            raise PickleError(
+                f"its pickle names {found}, which no dict of tensors needs; refused without "
+                "importing it; if the file is yours, save the plain state dict again"
+            )
+        self.push(found)
+
+    def persistent_id(self) -> None:
+        """('storage', type, key, where it lay, number of elements)."""
+        found = self.pop()
+        if not isinstance(found, tuple) or len(found) != 5 or found[0] != "storage":
+            raise PickleError(f"its pickle refers to {describe(found)}; wanted a storage")
+        _, kind, key, _, n_elements = found
+        dtype = storage_dtype(kind) if isinstance(kind, Global) else None
+        if dtype is None or not isinstance(key, str) or not is_count(n_elements):
+            raise PickleError("its pickle describes a storage in a way that torch.save does not")
+        self.push(Storage(key, dtype, n_elements))
+
+
+def describe(value: Any) -> str:
+    """A short name for what was found, never its contents."""
+    if isinstance(value, Global):
+        return str(value)
+    if isinstance(value, PickledTensor):
+        return "a tensor"
+    return f"a {type(value).__name__}"
+
+
+def storage_dtype(found: Global) -> str | None:
+    """What a storage class of torch holds."""
+    if found.module in {"torch", "torch.storage"}:
+        if found.name == "UntypedStorage":
+            return "untyped"
+        return STORAGE_DTYPES.get(found.name)
+    return None
+
+
+def is_count(value: Any) -> bool:
+    """True for an int that can be a size or an offset in a file."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any
+) -> PickledTensor:
+    """torch._utils._rebuild_tensor_v2; the unused ones are gradient flags and hooks."""
+    if (
+        not isinstance(storage, Storage)
+        or not is_count(offset)
+        or not isinstance(shape, tuple)
+        or not isinstance(strides, tuple)
+        or len(shape) != len(strides)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(is_count(n) for n in (*shape, *strides))
+    ):
+        raise PickleError("its pickle describes a tensor in a way that torch.save does not")
+    return PickledTensor(storage, offset, shape, strides)
+
+
+def rebuild_parameter(data: Any, *_unused: Any) -> PickledTensor:
+    """torch._utils._rebuild_parameter: a tensor that was trained."""
+    if not isinstance(data, PickledTensor):
+        raise PickleError("its pickle describes a parameter that is no tensor")
+    return data
+
+
+def ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
+    """collections.OrderedDict; Python's dicts are ordered. torch.save calls it with nothing."""
+    if len(pairs):
+        raise PickleError("its pickle fills an OrderedDict in a way that torch.save does not")
+    return {}
+
+
+_BUILDERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": ordered_dict,
+    "torch._utils._rebuild_tensor_v2": rebuild_tensor,
+    "torch._utils._rebuild_parameter": rebuild_parameter,
+}
+
+_LITERALS = frozenset(
+    {
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    }
+)
+
+
+def _set_item(machine: _Machine) -> None:
+    value, key = machine.pop(), machine.pop()
+    machine.set_items([key, value])
+
+
+def _tuple_of(n: int) -> Callable[[_Machine, Any], None]:
+    def handler(machine: _Machine, _argument: Any) -> None:
+        values = [machine.pop() for _ in range(n)]
+        machine.push(tuple(reversed(values)))
+
+    return handler
+
+
+def _stack_global(machine: _Machine) -> None:
+    name, module = machine.pop(), machine.pop()
+    machine.push_global(module, name)
+
+
+def _append_one(machine: _Machine) -> None:
+    value = machine.pop()
+    machine.append([value])
+
+
+_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "PROTO": lambda m, _: None,
+    "FRAME": lambda m, _: None,
+    "MARK": lambda m, _: m.push(_MARK),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "TUPLE": lambda m, _: m.push(tuple(m.pop_mark())),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "BINPUT": lambda m, key: m.put(key),
+    "LONG_BINPUT": lambda m, key: m.put(key),
+    "MEMOIZE": lambda m, _: m.put(len(m.memo)),
+    "BINGET": lambda m, key: m.push(m.memo[int(key)]),
+    "LONG_BINGET": lambda m, key: m.push(m.memo[int(key)]),
+    "GLOBAL": lambda m, dotted: m.push_global(*str(dotted).split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: _stack_global(m),
+    "BINPERSID": lambda m, _: m.persistent_id(),
+    "REDUCE": lambda m, _: m.reduce(),
+    "BUILD": lambda m, _: m.build(),
+    "SETITEM": lambda m, _: _set_item(m),
+    "SETITEMS": lambda m, _: m.set_items(m.pop_mark()),
+    "APPEND": lambda m, _: _append_one(m),
+    "APPENDS": lambda m, _: m.append(m.pop_mark()),
+}

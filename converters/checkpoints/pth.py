@@ -1,0 +1,165 @@
+"""The zip file that `torch.save` writes, read without torch.
+
+Members: `NAME/data.pkl`, the pickle; `NAME/data/KEY`, one uncompressed member for each storage;
+`NAME/byteorder`. Tensors are read straight out of the file, at the place where a member lies.
+"""
+
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, StoredTensor
+from rwkv_edge.converters.checkpoints.pickled import (
+    MAX_PICKLE_BYTES,
+    PickledTensor,
+    PickleError,
+    describe,
+    load_tensors,
+)
+
+from rwkv_edge.errors import FormatError
+
+ZIP_MAGIC = b"PK\x03\x04"
+# Signature; versions, flags, times and sizes; then the lengths of the name and the extra field.
+LOCAL_HEADER = struct.Struct("<4s22xHH")
+ENCRYPTED = 0x1
+# A state dict is one level deep; training scripts wrap it once or twice.
+MAX_NESTING = 3
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")
+
+
+def read_pth_directory(path: Path) -> dict[str, StoredTensor]:
+    """Where each tensor of a `.pth` lies; raises FormatError."""
+    with open(path, "rb") as file:
+        members = _Members(path, file)
+        pickle_name = members.only_one_ending_in("/data.pkl")
+        root = pickle_name.removesuffix("data.pkl")
+        byteorder = f"{root}byteorder"
+        if members.holds(byteorder) and members.read(byteorder, 16) != b"little":
+            raise FormatError(
+                f"{path}: was saved on a big-endian machine; save it again on another"
+            )
+        try:
+            pickled = load_tensors(members.read(pickle_name, MAX_PICKLE_BYTES))
+            tensors = find_state_dict(pickled)
+        except PickleError as error:
+            raise FormatError(f"{path}: {error}") from error
+        return {name: _place(path, name, tensor, members, root) for name, tensor in tensors.items()}
+
+
+def find_state_dict(pickled: dict[object, object]) -> dict[str, PickledTensor]:
+    """The dict of tensors, which training scripts wrap in others; raises PickleError."""
+    found: object = pickled
+    for _ in range(MAX_NESTING):
+        if not isinstance(found, dict):
+            break
+        if found and all(isinstance(value, PickledTensor) for value in found.values()):
+            for name in found:
+                if not isinstance(name, str):
+                    raise PickleError(f"names a tensor by {describe(name)}; wanted its name")
+            return found
+        wrapped = [key for key in STATE_DICT_KEYS if isinstance(found.get(key), dict)]
+        if len(wrapped) != 1:
+            break
+        found = found[wrapped[0]]
+    raise PickleError(
+        "holds no dict of tensors by name, alone or under one of "
+        f"{', '.join(STATE_DICT_KEYS)}; save it with torch.save(model.state_dict(), path)"
+    )
+
+
+def _place(
+    path: Path, name: str, tensor: PickledTensor, members: "_Members", root: str
+) -> StoredTensor:
+    """Check a tensor against the member that holds its storage."""
+    storage = tensor.storage
+    start, n_bytes = members.extent(f"{root}data/{storage.key}")
+    element = ELEMENT_DTYPES.get(storage.dtype)
+    if element is None:
+        # Listed for the message that refuses it, never read.
+        return StoredTensor(storage.dtype, tensor.shape, tensor.strides, start)
+    if n_bytes != storage.n_elements * element.itemsize:
+        raise FormatError(
+            f"{path}: {name}: its storage holds {n_bytes} bytes; {storage.n_elements} "
+            f"{storage.dtype} numbers need {storage.n_elements * element.itemsize}; "
+            "the file is damaged"
+        )
+    offset = start + tensor.offset * element.itemsize
+    placed = StoredTensor(storage.dtype, tensor.shape, tensor.strides, offset)
+    n_available = storage.n_elements - tensor.offset
+    # n_elements exceeds span where a stride is zero: a tiny file must not become a huge tensor.
+    if max(placed.span, placed.n_elements) > n_available:
+        raise FormatError(
+            f"{path}: {name}: {list(tensor.shape)} with strides {list(tensor.strides)} needs "
+            f"{max(placed.span, placed.n_elements)} numbers; its storage has {n_available}; "
+            "the file is damaged"
+        )
+    return placed
+
+
+class _Members:
+    """The members of a zip file, and where their bytes begin."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
+        self._n_bytes = file.seek(0, os.SEEK_END)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                infos = archive.infolist()
+        # NotImplementedError: a zip version of the future; ValueError, struct.error: nonsense.
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+            raise FormatError(
+                f"{path}: begins like a .pth, but its zip directory is missing or damaged "
+                f"({error}); it was probably cut short; fetch it again"
+            ) from error
+        self._infos = {info.filename: info for info in infos}
+        if len(self._infos) != len(infos):
+            raise FormatError(f"{path}: two members of the zip file have one name; it is damaged")
+
+    def holds(self, name: str) -> bool:
+        return name in self._infos
+
+    def only_one_ending_in(self, suffix: str) -> str:
+        found = [name for name in self._infos if name.endswith(suffix)]
+        if len(found) != 1 or found[0].count("/") != 1:
+            raise FormatError(
+                f"{self._path}: is a zip file, but not one that torch.save wrote "
+                f"({len(found)} members named data.pkl, wanted 1)"
+            )
+        return found[0]
+
+    def extent(self, name: str) -> tuple[int, int]:
+        """File position and length in bytes of a member's data."""
+        info = self._infos.get(name)
+        if info is None:
+            raise FormatError(f"{self._path}: member {name} is missing; the file is damaged")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & ENCRYPTED:
+            raise FormatError(
+                f"{self._path}: member {name} is compressed or encrypted, which torch.save never "
+                "does; save the checkpoint again"
+            )
+        self._file.seek(info.header_offset)
+        header = self._file.read(LOCAL_HEADER.size)
+        if len(header) != LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):
+            raise FormatError(f"{self._path}: member {name} has no header; the file is damaged")
+        _, name_length, extra_length = LOCAL_HEADER.unpack(header)
+        start = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
+        if info.file_size != info.compress_size or start + info.file_size > self._n_bytes:
+            raise FormatError(
+                f"{self._path}: member {name} says {info.file_size} bytes, more than the file "
+                "holds; it is damaged or cut short"
+            )
+        return start, info.file_size
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """A small member, whole."""
+        start, n_bytes = self.extent(name)
+        if n_bytes > max_bytes:
+            raise FormatError(
+                f"{self._path}: member {name} has {n_bytes} bytes; at most {max_bytes} make sense"
+            )
+        self._file.seek(start)
+        return self._file.read(n_bytes)

@@ -1,0 +1,228 @@
+"""A checkpoint to a GGUF."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rwkv_edge.converters.arch import AsStored, CheckpointReader, Source, recognise
+from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
+from rwkv_edge.converters.gguf_file import FILE_TYPES, GgufTensor, pad, write_header
+from rwkv_edge.converters.vocabulary import Vocabulary, choose_vocabulary
+
+from rwkv_edge.arch import Role, TensorSpec, architecture_of
+from rwkv_edge.atomic_file import atomic_write
+from rwkv_edge.errors import FormatError, InputError, RwkvEdgeError, UnsupportedModelError
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.quant import BF16, F16, F32, QUANT_FORMATS, Bytes, QuantFormat
+
+if TYPE_CHECKING:
+    from rwkv_edge.converters.row_encoder import RowEncoder
+
+Progress = Callable[[int, int], None]
+
+# What the low-rank matrices are stored in, by weight type: they never go below 16 bits.
+LORA_FORMATS: dict[str, type[QuantFormat]] = {"F32": F32, "BF16": BF16}
+# Room for the header and for what file systems take for themselves.
+SPARE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class ConversionSummary:
+    """What was written.
+
+    n_bytes: size of the file; weight_type: "Q4_0" and so on; tokenizer: "world" or "bytes";
+    vocabulary: where the tokens came from; notes: sentences for the user, often none.
+    """
+
+    path: Path
+    n_bytes: int
+    n_tensors: int
+    seconds: float
+    hyperparameters: Hyperparameters
+    weight_type: str
+    tokenizer: str
+    vocabulary: str
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    weight_type: str = "Q4_0",
+    *,
+    vocabulary: str | Path | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ConversionSummary:
+    """Convert a `.pth` or safetensors checkpoint to a GGUF, which appears whole or not at all.
+
+    weight_type: "Q4_0", "Q8_0", "F16", "BF16" or "F32", for the large matrices.
+    vocabulary: a file in the World format; by default `<source stem>.vocab.txt` beside the
+    source, else World or bytes, by the number of embeddings.
+    threads: default, all that the machine has. progress: called with (bytes done, bytes in all).
+    Raises RwkvEdgeError.
+    """
+    began = time.perf_counter()
+    source, destination = Path(source), Path(destination)
+    if weight_type not in FILE_TYPES:
+        raise InputError(f"weight type {weight_type}: wanted one of {', '.join(FILE_TYPES)}")
+    with open_checkpoint(source) as checkpoint:
+        require_other_file(source, destination)
+        reader, hp = recognised(checkpoint)
+        words = choose_vocabulary(source, hp.n_vocab, vocabulary)
+        architecture = architecture_of(hp.version)
+        specs = architecture.tensors(hp)
+        tensors = [GgufTensor(spec, format_of(spec, weight_type)) for spec in specs]
+        sources = reader.sources(hp)
+        require_space(destination, sum(tensor.n_bytes for tensor in tensors) + SPARE_BYTES)
+        try:
+            with atomic_write(destination) as file:
+                write_header(
+                    file,
+                    architecture.name,
+                    source.stem,
+                    weight_type,
+                    architecture.gguf_metadata(hp),
+                    words,
+                    hp.n_vocab,
+                    tensors,
+                )
+                report = _Reporter(sum(tensor.n_bytes for tensor in tensors), progress)
+                for piece in encoded(checkpoint, tensors, sources, threads):
+                    if piece is None:
+                        pad(file)
+                    else:
+                        file.write(piece.data)
+                        report.add(piece.size)
+        except OSError as error:
+            raise write_error(destination, error) from error
+    return ConversionSummary(
+        path=destination,
+        n_bytes=destination.stat().st_size,
+        n_tensors=len(tensors),
+        seconds=time.perf_counter() - began,
+        hyperparameters=hp,
+        weight_type=weight_type,
+        tokenizer=words.kind,
+        vocabulary=words.origin,
+        notes=tuple(notes_on(tensors, weight_type, words, hp)),
+    )
+
+
+class _Reporter:
+    """Tells a callback how far the writing has come."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done = 0
+        self._total = total
+        self._progress = progress
+
+    def add(self, n_bytes: int) -> None:
+        self._done += n_bytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def recognised(checkpoint: Checkpoint) -> tuple[CheckpointReader, Hyperparameters]:
+    """The version and the shape of a checkpoint; raises FormatError, UnsupportedModelError."""
+    shapes = checkpoint.shapes()
+    try:
+        reader = recognise(shapes)
+        hp = reader.check(shapes)
+    except (FormatError, UnsupportedModelError) as error:
+        raise type(error)(f"{checkpoint.path}: {error}") from error
+    for key in shapes:
+        checkpoint.require_readable(key)
+    return reader, hp
+
+
+def format_of(spec: TensorSpec, weight_type: str) -> type[QuantFormat]:
+    """How a tensor is stored when the user asks for `weight_type`."""
+    if spec.role is Role.VECTOR:
+        return F32
+    if spec.role is Role.LORA:
+        return LORA_FORMATS.get(weight_type, F16)
+    quant = QUANT_FORMATS[weight_type]
+    return quant if spec.shape[-1] % quant.block_len == 0 else F16
+
+
+def encoded(
+    checkpoint: Checkpoint,
+    tensors: list[GgufTensor],
+    sources: dict[str, Source],
+    threads: int | None,
+) -> Iterator[Bytes | None]:
+    """The bytes of every tensor in file order; None stands where one ends."""
+    # numba takes a second to import: a wrong file name should not wait for it.
+    from rwkv_edge.converters.row_encoder import RowEncoder
+
+    with RowEncoder(threads or os.cpu_count() or 1) as encoder:
+        for tensor in tensors:
+            yield from encoded_tensor(encoder, checkpoint, tensor, sources[tensor.spec.name])
+            yield None
+
+
+def encoded_tensor(
+    encoder: "RowEncoder", checkpoint: Checkpoint, tensor: GgufTensor, source: Source
+) -> Iterator[Bytes]:
+    """The bytes of one tensor: matrices streamed, the small rest at once."""
+    from rwkv_edge.converters.row_encoder import encode_weights
+
+    if tensor.spec.role is Role.MATRIX and isinstance(source, AsStored):
+        yield from encoder.encode_stored(checkpoint, source.key, tensor.quant)
+        return
+    weights = source.load(checkpoint, tensor.spec.shape)
+    out = np.empty(tensor.n_bytes, np.uint8)
+    where = f"{checkpoint.path}: {tensor.spec.name}"
+    encode_weights(np.ascontiguousarray(weights).reshape(-1), tensor.quant, out, where)
+    yield out
+
+
+def notes_on(
+    tensors: list[GgufTensor], weight_type: str, vocabulary: Vocabulary, hp: Hyperparameters
+) -> Iterator[str]:
+    """What the user did not ask for but got."""
+    asked = QUANT_FORMATS[weight_type]
+    other = [t for t in tensors if t.spec.role is Role.MATRIX and t.quant is not asked]
+    if other:
+        yield (
+            f"{len(other)} matrices are F16: {weight_type} needs rows of a multiple of "
+            f"{asked.block_len} weights"
+        )
+    if vocabulary.n_ids < hp.n_vocab and not vocabulary.is_world:
+        yield f"the vocabulary has {vocabulary.n_ids} ids of {hp.n_vocab}: the rest is padding"
+
+
+def require_other_file(source: Path, destination: Path) -> None:
+    """Refuse to write over the checkpoint; raises InputError."""
+    if destination.is_dir():
+        raise InputError(f"{destination}: is a folder; name the file to write")
+    if destination.exists() and destination.samefile(source):
+        raise InputError(f"{destination}: is the checkpoint itself; name another file to write")
+    if not destination.parent.is_dir():
+        raise InputError(f"{destination}: its folder does not exist")
+
+
+def require_space(destination: Path, n_bytes: int) -> None:
+    """Raise RwkvEdgeError if the file system says that a file cannot fit."""
+    n_free = shutil.disk_usage(destination.parent).free
+    if n_free < n_bytes:
+        raise RwkvEdgeError(
+            f"{destination}: needs {n_bytes} bytes on its disk, which has {n_free} free"
+        )
+
+
+def write_error(destination: Path, error: OSError) -> RwkvEdgeError:
+    """One line for a failed write."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        n_free = shutil.disk_usage(destination.parent).free
+        return RwkvEdgeError(
+            f"{destination}: the disk is full ({n_free} bytes free); nothing was written"
+        )
+    return RwkvEdgeError(f"{destination}: cannot be written: {error.strerror or error}")

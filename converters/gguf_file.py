@@ -1,0 +1,113 @@
+"""The header of a GGUF: keys, tokenizer, table of tensors. Their bytes are streamed after it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import gguf
+import numpy as np
+from rwkv_edge.converters.vocabulary import Vocabulary, escape_token
+
+from rwkv_edge.arch import TensorSpec
+from rwkv_edge.quant import QuantFormat
+
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+# `general.file_type`: how llama.cpp calls a file by most of its weights.
+FILE_TYPES = {
+    "F32": gguf.LlamaFileType.ALL_F32,
+    "F16": gguf.LlamaFileType.MOSTLY_F16,
+    "BF16": gguf.LlamaFileType.MOSTLY_BF16,
+    "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+    "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+}
+TOKENIZER_KEY = "rwkv_edge.tokenizer"
+END_OF_DOCUMENT = "<s>"
+# llama.cpp knows the template of World models by this name.
+WORLD_CHAT_TEMPLATE = "rwkv-world"
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """A tensor and the format that it is stored in."""
+
+    spec: TensorSpec
+    quant: type[QuantFormat]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its data, padding not counted."""
+        n_rows = int(np.prod(self.spec.shape[:-1], dtype=np.int64))
+        return n_rows * self.quant.row_bytes(self.spec.shape[-1])
+
+
+def write_header(
+    file: BinaryIO,
+    architecture: str,
+    name: str,
+    weight_type: str,
+    metadata: Mapping[str, int | float],
+    vocabulary: Vocabulary,
+    n_vocab: int,
+    tensors: list[GgufTensor],
+) -> None:
+    """Write everything before the first tensor's bytes, and leave `file` at their place.
+
+    file: empty, opened by a path, which gguf's writer opens again.
+    """
+    writer = gguf.GGUFWriter(None, architecture)
+    writer.add_name(name)
+    writer.add_file_type(FILE_TYPES[weight_type])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for key, value in metadata.items():
+        if isinstance(value, float):
+            writer.add_float32(key, value)
+        else:
+            writer.add_uint32(key, value)
+    add_tokenizer(writer, vocabulary, n_vocab)
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.spec.name,
+            tensor.spec.shape,
+            np.dtype(np.float32),
+            tensor.n_bytes,
+            gguf.GGMLQuantizationType(tensor.quant.ggml_type),
+        )
+    try:
+        writer.write_header_to_file(Path(file.name))
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+    file.seek(0, os.SEEK_END)
+    pad(file)
+
+
+def pad(file: BinaryIO) -> None:
+    """Zeros up to the next place where a tensor may begin."""
+    file.write(bytes(-file.tell() % ALIGNMENT))
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary, n_vocab: int) -> None:
+    """The vocabulary as llama.cpp reads it, and which of our tokenizers reads it."""
+    control, unused = gguf.TokenType.CONTROL, gguf.TokenType.UNUSED
+    ends_documents = vocabulary.first_id == 1
+    tokens = [END_OF_DOCUMENT] if ends_documents else []
+    types = [control] if ends_documents else []
+    tokens += [escape_token(token) for token in vocabulary.tokens]
+    types += [gguf.TokenType.NORMAL] * len(vocabulary.tokens)
+    types += [unused] * (n_vocab - len(tokens))
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), n_vocab)]
+    writer.add_tokenizer_model("rwkv")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if ends_documents:
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(0)
+        # Not 261, "\n\n", which llama.cpp's own converter writes: any blank line would end a text.
+        writer.add_eot_token_id(0)
+    writer.add_add_bos_token(False)
+    if vocabulary.is_world:
+        writer.add_chat_template(WORLD_CHAT_TEMPLATE)
+    writer.add_string(TOKENIZER_KEY, vocabulary.kind)
