@@ -1,0 +1,16 @@
+"""How tokens pass through each version of RWKV, one file each; kernels are shared."""
+
+from rwkv_edge.runtime.arch import rwkv7, rwkv7_weights
+from rwkv_edge.runtime.arch.compiled import CompiledArchitecture
+
+# By version. Explicit, because a frozen desktop build misses imports made from strings.
+COMPILED: dict[str, CompiledArchitecture] = {
+    "7": CompiledArchitecture(
+        load_weights=rwkv7_weights.load_weights,
+        new_scratch=rwkv7_weights.new_scratch,
+        forward=rwkv7.forward,
+        transposed=frozenset({"wkv"}),
+    ),
+}
+
+__all__ = ["COMPILED", "CompiledArchitecture"]

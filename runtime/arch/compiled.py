@@ -1,0 +1,24 @@
+"""What the numba backend needs to know of one version."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.model_file import ModelFile
+from rwkv_edge.runtime.team import ThreadTeam
+
+
+@dataclass(frozen=True)
+class CompiledArchitecture:
+    """One version's kernels.
+
+    load_weights packs a checked file. new_scratch(hyperparameters, T) makes room for blocks of T
+    tokens. forward(weights, scratch, batch, sync, thread, n_threads) runs one block.
+    transposed: the state arrays whose last two axes the kernels keep the other way round.
+    """
+
+    load_weights: Callable[[ModelFile, ThreadTeam], Any]
+    new_scratch: Callable[[Hyperparameters, int], Any]
+    forward: Callable[..., bool]
+    transposed: frozenset[str] = frozenset()

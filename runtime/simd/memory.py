@@ -1,0 +1,136 @@
+"""Loads and stores: arrays to vectors and back. Storage formats end here; kernels see float32.
+
+An index counts elements of the array, from its start, whatever its dimensions; arrays are
+C-contiguous. Nothing is bounds-checked.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from rwkv_edge.runtime.simd.vector import f32x16, i8x64, i32x16
+
+I32 = ir.IntType(32)
+HALF_X16 = ir.VectorType(ir.HalfType(), 16)
+I16_X16 = ir.VectorType(ir.IntType(16), 16)
+I32_X16 = ir.VectorType(I32, 16)
+F32_X16 = f32x16.llvm
+
+
+def _pointer(context: Any, builder: Any, sig: Any, args: Any, llvm_type: ir.Type) -> Any:
+    """Address of element args[1] of the array args[0], as a pointer to `llvm_type`."""
+    array = context.make_array(sig.args[0])(context, builder, args[0])
+    element = builder.gep(array.data, [args[1]])
+    return builder.bitcast(element, llvm_type.as_pointer())
+
+
+def _load(context: Any, builder: Any, sig: Any, args: Any, llvm_type: ir.Type) -> Any:
+    loaded = builder.load(_pointer(context, builder, sig, args, llvm_type))
+    loaded.align = 1  # an unaligned load costs nothing where the address is aligned
+    return loaded
+
+
+@intrinsic
+def load_f32x16(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixteen float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(context, builder, sig, args, F32_X16)
+
+    return (f32x16(array, types.intp), codegen) if array.dtype == types.float32 else None
+
+
+@intrinsic
+def load_f16x16(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixteen IEEE halves out of a byte array, widened to float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fpext(_load(context, builder, sig, args, HALF_X16), F32_X16)
+
+    return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
+def load_bf16x16(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixteen bfloat16 out of a byte array, widened to float32: they are its upper halves."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wide = builder.zext(_load(context, builder, sig, args, I16_X16), I32_X16)
+        return builder.bitcast(builder.shl(wide, ir.Constant(I32_X16, [16] * 16)), F32_X16)
+
+    return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
+def load_bytes_f32x16(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixteen float32 out of a byte array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(context, builder, sig, args, F32_X16)
+
+    return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
+def load_i8x64(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixty-four bytes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(context, builder, sig, args, i8x64.llvm)
+
+    return (i8x64(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
+def store_f32x16(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Write sixteen float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        stored = builder.store(args[2], _pointer(context, builder, sig, args, F32_X16))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    accepted = array.dtype == types.float32 and vector == f32x16
+    return (types.void(array, types.intp, f32x16), codegen) if accepted else None
+
+
+@intrinsic
+def store_i8x16(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Write the low bytes of sixteen int32 to an int8 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        narrow = builder.trunc(args[2], ir.VectorType(ir.IntType(8), 16))
+        stored = builder.store(narrow, _pointer(context, builder, sig, args, narrow.type))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    accepted = array.dtype == types.int8 and vector == i32x16
+    return (types.void(array, types.intp, i32x16), codegen) if accepted else None
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of an element; an address past the array is harmless."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, sig, args, ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep_in_all_caches, data = I32(0), I32(3), I32(1)
+        builder.call(function, [pointer, read, keep_in_all_caches, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
+def address_to_pointer(typing_context: Any, address: Any) -> Any:
+    """An integer address as the void pointer that `numba.carray` takes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.intp), codegen

@@ -1,0 +1,107 @@
+"""A team of plain Python threads that run one nogil kernel together.
+
+The caller is member 0; the others sleep until there is work. numba's own `parallel=True` would
+cost microseconds per call and seconds of cache loading.
+"""
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+
+from rwkv_edge.runtime.kernels.barrier import ABORTED, ARRIVED, new_sync
+
+Task = Callable[[int, int], object]
+
+
+class ThreadTeam:
+    """Runs `task(thread, n_threads)` on every member at once.
+
+    `sync` is what kernels meet at. A team serves one call at a time: `run` is locked.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        assert n_threads >= 1
+        self.n_threads = n_threads
+        self.sync = new_sync()
+        self._lock = threading.Lock()
+        self._tasks: list[queue.SimpleQueue[Task | None]] = []
+        self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        for thread in range(1, n_threads):
+            tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+            self._tasks.append(tasks)
+            threading.Thread(
+                target=_work,
+                args=(tasks, self._finished, thread, n_threads),
+                name=f"rwkv-edge-{thread}",
+                daemon=True,
+            ).start()
+        # Members hold no reference to the team, so that dropping it lets them go.
+        self._finalizer = weakref.finalize(self, _dismiss, self._tasks)
+
+    def run(self, task: Task) -> None:
+        """Run the task on all members and wait for them; raises what a member raised.
+
+        If a member cannot begin (Ctrl-C reaches the caller first), those already waiting at the
+        first meeting of the kernel are sent home: it returns False, and nothing was changed.
+        """
+        with self._lock:
+            n_started = 0
+            failure: BaseException | None = None
+            try:
+                for tasks in self._tasks:
+                    tasks.put(task)
+                    n_started += 1
+                task(0, self.n_threads)
+            except BaseException as error:
+                failure = error
+                self.sync[ABORTED] = 1
+            for _ in range(n_started):
+                failure = self._wait_for_member() or failure
+            if failure is not None:
+                self.sync[ABORTED] = 0
+                self.sync[ARRIVED] = 0
+                raise failure
+
+    def _wait_for_member(self) -> BaseException | None:
+        """A member's failure, if it had one. Ctrl-C waits until the member is out of the kernel."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                failure = self._finished.get()
+            except KeyboardInterrupt as error:
+                interrupt = error
+                continue
+            if failure is not None:
+                self.sync[ABORTED] = 1
+            return failure or interrupt
+
+    def close(self) -> None:
+        """Let the members end."""
+        self._finalizer()
+
+
+def _work(
+    tasks: "queue.SimpleQueue[Task | None]",
+    finished: "queue.SimpleQueue[BaseException | None]",
+    thread: int,
+    n_threads: int,
+) -> None:
+    while (task := tasks.get()) is not None:
+        failure: BaseException | None = None
+        try:
+            task(thread, n_threads)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
+            failure = error
+        del task
+        finished.put(failure)
+
+
+def _dismiss(tasks_of_members: "list[queue.SimpleQueue[Task | None]]") -> None:
+    for tasks in tasks_of_members:
+        tasks.put(None)
+
+
+def share_rows(n_units: int, thread: int, n_threads: int) -> tuple[int, int]:
+    """The part of n_units that one member takes: (first, last)."""
+    return n_units * thread // n_threads, n_units * (thread + 1) // n_threads

@@ -1,0 +1,251 @@
+"""Reading GGUF, from files that may be damaged or made to harm.
+
+Every count and length is bounded by the bytes that are really there before anything is allocated
+by it, every tensor's extent is checked against the file, and nothing is copied: tensors are views
+of the mapped file.
+"""
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import gguf
+import numpy as np
+
+from rwkv_edge.arch.base import Shape
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.quant import Bytes, QuantFormat, quant_format_of
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_DIMENSIONS = 4
+MAX_ALIGNMENT = 1 << 16
+# Metadata arrays nest in theory; no writer does so, and an attack would recurse.
+SCALARS = {
+    gguf.GGUFValueType.UINT8: "B",
+    gguf.GGUFValueType.INT8: "b",
+    gguf.GGUFValueType.UINT16: "H",
+    gguf.GGUFValueType.INT16: "h",
+    gguf.GGUFValueType.UINT32: "I",
+    gguf.GGUFValueType.INT32: "i",
+    gguf.GGUFValueType.FLOAT32: "f",
+    gguf.GGUFValueType.UINT64: "Q",
+    gguf.GGUFValueType.INT64: "q",
+    gguf.GGUFValueType.FLOAT64: "d",
+    gguf.GGUFValueType.BOOL: "?",
+}
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor: its shape in numpy order, its format, and its raw rows as a view of the file.
+
+    raw: (rows, row_bytes) uint8, where rows are all dimensions but the last.
+    """
+
+    name: str
+    shape: Shape
+    quant_format: type[QuantFormat]
+    raw: Bytes
+
+    def decode(self) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        """The weights as float32, in `shape`."""
+        return self.quant_format.decode(self.raw, self.shape[-1]).reshape(self.shape)
+
+
+class _Cursor:
+    """Walks the header; a read past the end raises FormatError instead of allocating."""
+
+    def __init__(self, buffer: mmap.mmap, path: Path) -> None:
+        self.buffer = buffer
+        self.path = path
+        self.position = 0
+
+    def fail(self, problem: str) -> FormatError:
+        return FormatError(f"{self.path}: {problem}; download or convert it again")
+
+    def take(self, n_bytes: int) -> int:
+        """Reserve n_bytes; gives where they start."""
+        start = self.position
+        if n_bytes > len(self.buffer) - start:
+            raise self.fail(f"the file ends inside its header, at byte {len(self.buffer):,}")
+        self.position = start + n_bytes
+        return start
+
+    def number(self, code: str) -> int:
+        start = self.take(struct.calcsize("<" + code))
+        value: int = struct.unpack_from("<" + code, self.buffer, start)[0]
+        return value
+
+    def string(self) -> bytes:
+        n_bytes = self.number("Q")
+        start = self.take(n_bytes)
+        return self.buffer[start : start + n_bytes]
+
+    def count(self, what: str, smallest_bytes: int) -> int:
+        """A count of items that each take at least `smallest_bytes` of what is left."""
+        n_items = self.number("Q")
+        if n_items * smallest_bytes > len(self.buffer) - self.position:
+            raise self.fail(f"it announces {n_items:,} {what}, more than fit in the file")
+        return n_items
+
+    def text(self, what: str) -> str:
+        raw = self.string()
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fail(f"{what} is not valid UTF-8") from None
+
+    def value(self) -> object:
+        """A metadata value: a number, a bool, a str, a list of raw byte strings, or an array."""
+        kind = self.value_type()
+        if kind == gguf.GGUFValueType.STRING:
+            return self.text("a metadata string")
+        if kind != gguf.GGUFValueType.ARRAY:
+            return self.number(SCALARS[kind])
+        item = self.value_type()
+        if item == gguf.GGUFValueType.ARRAY:
+            raise self.fail("it nests metadata arrays, which no RWKV model does")
+        if item == gguf.GGUFValueType.STRING:
+            return [self.string() for _ in range(self.count("strings", smallest_bytes=8))]
+        dtype = np.dtype("<" + SCALARS[item]) if SCALARS[item] != "?" else np.dtype(np.bool_)
+        n_items = self.count("array items", dtype.itemsize)
+        start = self.take(n_items * dtype.itemsize)
+        return np.frombuffer(self.buffer, dtype, n_items, start).copy()
+
+    def value_type(self) -> gguf.GGUFValueType:
+        number = self.number("I")
+        try:
+            return gguf.GGUFValueType(number)
+        except ValueError:
+            raise self.fail(f"metadata type {number} does not exist") from None
+
+
+class GgufFile:
+    """An open GGUF: `metadata` by key, `tensors` by name. Close it, or use it as a context.
+
+    Raises FormatError for a damaged file, UnsupportedModelError for a weight type that this
+    package does not read, OSError if the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with open(self.path, "rb") as file:
+            magic = file.read(len(MAGIC))
+            if magic != MAGIC:
+                raise FormatError(f"{self.path}: {not_gguf(magic)}")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        cursor = _Cursor(self._map, self.path)
+        cursor.take(len(MAGIC))
+        version = cursor.number("I")
+        if version not in VERSIONS:
+            raise cursor.fail(f"GGUF version {version} is not one of {VERSIONS}")
+        # The least a tensor takes: name length, dimension count, type, offset.
+        n_tensors = cursor.count("tensors", smallest_bytes=24)
+        # The least a key takes: its length, its type, one byte of value.
+        n_keys = cursor.count("keys", smallest_bytes=13)
+        self.metadata = dict(self._read_metadata(cursor, n_keys))
+        self.tensors = {t.name: t for t in self._read_tensors(cursor, n_tensors)}
+
+    def _read_metadata(self, cursor: _Cursor, n_keys: int) -> Iterator[tuple[str, object]]:
+        seen: set[str] = set()
+        for _ in range(n_keys):
+            key = cursor.text("a metadata key")
+            if key in seen:
+                raise cursor.fail(f"it holds the key {key} twice")
+            seen.add(key)
+            yield key, cursor.value()
+
+    def _read_tensors(self, cursor: _Cursor, n_tensors: int) -> Iterator[GgufTensor]:
+        infos = [self._read_tensor_info(cursor) for _ in range(n_tensors)]
+        alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+        if (
+            not isinstance(alignment, int)
+            or not 0 < alignment <= MAX_ALIGNMENT
+            or alignment & (alignment - 1)
+        ):
+            raise cursor.fail(f"its alignment {alignment} is not a power of two up to 65,536")
+        data_start = -(-cursor.position // alignment) * alignment
+        end_of_previous = 0
+        seen: set[str] = set()
+        for name, shape, ggml_type, offset in sorted(infos, key=lambda info: info[3]):
+            if name in seen:
+                raise cursor.fail(f"it holds the tensor {name} twice")
+            seen.add(name)
+            tensor_format = quant_format_of(ggml_type)
+            if tensor_format is None:
+                raise UnsupportedModelError(
+                    f"{self.path}: {name} is stored as {ggml_type_name(ggml_type)}, which this "
+                    "version does not read; convert the original checkpoint with rwkv-edge convert"
+                )
+            row_bytes = tensor_format.row_bytes(shape[-1])
+            n_rows = math.prod(shape[:-1])
+            start = data_start + offset
+            if offset % alignment or offset < end_of_previous:
+                raise cursor.fail(f"{name} is misaligned or overlaps another tensor")
+            if n_rows * row_bytes > len(self._map) - start:
+                raise cursor.fail(
+                    f"{name} holds {max(0, len(self._map) - start):,} bytes; "
+                    f"{tensor_format.__name__} {list(shape)} needs {n_rows * row_bytes:,}"
+                )
+            end_of_previous = offset + n_rows * row_bytes
+            raw = np.frombuffer(self._map, np.uint8, n_rows * row_bytes, start)
+            yield GgufTensor(name, shape, tensor_format, raw.reshape(n_rows, row_bytes))
+
+    def _read_tensor_info(self, cursor: _Cursor) -> tuple[str, Shape, int, int]:
+        name = cursor.text("a tensor name")
+        n_dims = cursor.number("I")
+        if not 1 <= n_dims <= MAX_DIMENSIONS:
+            raise cursor.fail(f"{name} has {n_dims} dimensions")
+        # GGUF lists the contiguous dimension first; numpy last.
+        shape = tuple(cursor.number("Q") for _ in range(n_dims))[::-1]
+        if min(shape) < 1 or math.prod(shape) > len(self._map) * 8:
+            raise cursor.fail(f"{name} is {list(shape)}, which cannot fit in the file")
+        return name, shape, cursor.number("I"), cursor.number("Q")
+
+    def release_pages(self) -> None:
+        """Tell the system that mapped pages read so far are not needed in memory."""
+        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unmap the file, unless views of it are still alive: then it goes with the last of them."""
+        self.tensors = {}
+        try:
+            self._map.close()
+        except BufferError:
+            pass
+
+    def __enter__(self) -> "GgufFile":
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def not_gguf(magic: bytes) -> str:
+    """Say what a file that does not begin with GGUF's magic seems to be."""
+    if not magic:
+        return "the file is empty"
+    if magic[:2] == b"PK":
+        return "this is a .pth checkpoint; run rwkv-edge convert on it first"
+    if magic == MAGIC[::-1]:
+        return "this GGUF is big-endian, which no laptop reads; convert it again"
+    return "this is not a GGUF file; rwkv-edge convert makes one from a .pth checkpoint"
+
+
+def ggml_type_name(ggml_type: int) -> str:
+    """ggml's name for a weight type, or its number."""
+    try:
+        return gguf.GGMLQuantizationType(ggml_type).name
+    except ValueError:
+        return f"type {ggml_type}"

@@ -1,0 +1,111 @@
+"""A GGUF that was checked against its architecture: what every backend of ours runs."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+from rwkv_edge.arch import ARCHITECTURES, Architecture, Role, TensorSpec
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.gguf_reader import GgufFile, GgufTensor
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.tokenizers import Tokenizer, tokenizer_from_gguf
+
+
+class ModelFile:
+    """An open model: every tensor that its architecture needs is there, with its shape and bytes.
+
+    Raises FormatError, UnsupportedModelError, or OSError.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.gguf = GgufFile(path)
+        self.path = self.gguf.path
+        try:
+            self.architecture = self._find_architecture()
+            shapes = {name: t.shape for name, t in self.gguf.tensors.items()}
+            self.hyperparameters: Hyperparameters = (
+                self.architecture.hyperparameters_from_gguf(self.gguf.metadata, shapes)
+            )
+            n_layer = self.hyperparameters.n_layer
+            if n_layer > len(shapes):
+                # Bounded here, before the schema lists the tensors of so many layers.
+                raise FormatError(f"it announces {n_layer:,} layers in {len(shapes):,} tensors")
+            for spec in self.architecture.tensors(self.hyperparameters):
+                self._check(spec)
+        except FormatError as error:
+            self.close()
+            # The schema knows keys and tensors, not the file that they came from.
+            if str(self.path) in str(error):
+                raise
+            raise FormatError(f"{self.path}: {error}; convert it again") from None
+        except UnsupportedModelError:
+            self.close()
+            raise
+
+    def _find_architecture(self) -> Architecture:
+        name = self.gguf.metadata.get("general.architecture")
+        architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
+        if architecture is None:
+            raise UnsupportedModelError(
+                f"{self.path}: its architecture is {name!r}; this version runs "
+                + ", ".join(ARCHITECTURES)
+            )
+        return architecture
+
+    def _check(self, spec: TensorSpec) -> None:
+        tensor = self.gguf.tensors.get(spec.name)
+        if tensor is None:
+            raise FormatError(f"tensor {spec.name} is missing")
+        if without_ones(tensor.shape) != without_ones(spec.shape):
+            raise FormatError(
+                f"tensor {spec.name} is {list(tensor.shape)}; its place needs {list(spec.shape)}"
+            )
+        if spec.role is Role.VECTOR and tensor.quant_format.block_len > 1:
+            raise FormatError(
+                f"tensor {spec.name} is {tensor.quant_format.__name__}; vectors are not quantized"
+            )
+
+    def tensor(self, name: str) -> GgufTensor:
+        """A tensor of the schema, by its GGUF name."""
+        return self.gguf.tensors[name]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the file carries."""
+        try:
+            return tokenizer_from_gguf(self.gguf.metadata, self.hyperparameters.n_vocab)
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}") from None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the checkpoint, whichever weight type it was converted to.
+
+        A digest of its vectors: those stay float32 in every file made from one checkpoint, so a
+        state saved with the int8 file resumes with the int4 file, and with no other model.
+        """
+        digest = hashlib.sha256()
+        for spec in self.architecture.tensors(self.hyperparameters):
+            if spec.role is Role.VECTOR:
+                digest.update(self.tensor(spec.name).decode().tobytes())
+        return digest.hexdigest()[:32]
+
+    @cached_property
+    def file_type(self) -> str:
+        """The weight type that most bytes of matrices are in, for people to read."""
+        n_bytes: dict[str, int] = {}
+        for spec in self.architecture.tensors(self.hyperparameters):
+            if spec.role is Role.MATRIX:
+                tensor = self.tensor(spec.name)
+                name = tensor.quant_format.__name__
+                n_bytes[name] = n_bytes.get(name, 0) + tensor.raw.nbytes
+        return max(n_bytes, key=lambda name: n_bytes[name])
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self.gguf.close()
+
+
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its dimensions of one, which writers of GGUF keep or drop as they like."""
+    return tuple(n for n in shape if n != 1)
