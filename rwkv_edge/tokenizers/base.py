@@ -1,0 +1,53 @@
+"""What every tokenizer does: text to token ids, and token ids back to bytes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from rwkv_edge.errors import InputError
+
+
+def utf8(text: str | bytes) -> bytes:
+    """The bytes that are tokenized: bytes as they are, a str as UTF-8.
+
+    A lone surrogate (half an emoji out of broken JSON) becomes its three bytes, so that no str is
+    refused; decoding gives U+FFFD for each of them.
+    """
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+
+
+class Tokenizer(ABC):
+    """Texts as sequences of ids in 0..n_vocab-1.
+
+    end_of_document: the id that ends a document, None where the vocabulary has none. It has no
+    text: `encode` never gives it, whatever the text says.
+    """
+
+    n_vocab: int
+    end_of_document: int | None
+
+    @abstractmethod
+    def encode(self, text: str | bytes) -> list[int]:
+        """The ids of `text` (a str is taken as UTF-8), which `decode_bytes` turns back exactly.
+
+        Raises InputError where the vocabulary cannot express a byte.
+        """
+
+    @abstractmethod
+    def token_bytes(self, token: int) -> bytes:
+        """The text of one id; b"" for control ids and padding.
+
+        Raises InputError outside 0..n_vocab-1.
+        """
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The texts of `tokens`, joined. Raises InputError for an id outside 0..n_vocab-1."""
+        return b"".join(map(self.token_bytes, tokens))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """As `decode_bytes`, read as UTF-8 with U+FFFD where it is not."""
+        return self.decode_bytes(tokens).decode("utf-8", "replace")
+
+    def check_token(self, token: int) -> None:
+        """Raise InputError unless `token` is an id of this vocabulary."""
+        if not 0 <= token < self.n_vocab:
+            raise InputError(f"token {token} is outside the vocabulary, 0 to {self.n_vocab - 1}")

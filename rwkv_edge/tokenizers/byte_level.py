@@ -1,0 +1,26 @@
+"""The tokenizer of models over bytes."""
+
+from rwkv_edge.tokenizers.base import Tokenizer, utf8
+
+N_BYTES = 256
+
+
+class ByteTokenizer(Tokenizer):
+    """Ids 0 to 255 are the bytes themselves; a model's further ids are padding without text."""
+
+    end_of_document = None
+
+    def __init__(self, n_vocab: int = N_BYTES) -> None:
+        """A tokenizer for a model of `n_vocab` ids, 256 or more."""
+        if n_vocab < N_BYTES:
+            raise ValueError(f"{n_vocab} ids cannot stand for {N_BYTES} bytes")
+        self.n_vocab = n_vocab
+
+    def encode(self, text: str | bytes) -> list[int]:
+        """The bytes of `text`."""
+        return list(utf8(text))
+
+    def token_bytes(self, token: int) -> bytes:
+        """The byte of one id. Raises InputError outside 0..n_vocab-1."""
+        self.check_token(token)
+        return bytes((token,)) if token < N_BYTES else b""

@@ -1,0 +1,130 @@
+"""Vocabularies inside GGUF files: token texts escaped as llama.cpp reads them.
+
+A token's text is the repr of its bytes with the quotes off: ASCII, whatever the bytes are.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+
+import numpy as np
+
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.tokenizers.base import Tokenizer, utf8
+from rwkv_edge.tokenizers.byte_level import N_BYTES, ByteTokenizer
+from rwkv_edge.tokenizers.world import WorldTokenizer
+
+MODEL_KEY = "tokenizer.ggml.model"
+TOKENS_KEY = "tokenizer.ggml.tokens"
+TYPES_KEY = "tokenizer.ggml.token_type"
+# This project's own: "world" (the default) or "bytes".
+KIND_KEY = "rwkv_edge.tokenizer"
+
+# World holds 0.6 MB; what reads a vocabulary takes memory in proportion.
+MAX_TEXT_BYTES = 1 << 23
+
+# `\x` and two lower-case hexadecimal digits, or any other character, which stands for itself
+# unless CONTROL names it. A group that is missing is damage.
+ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|([^x]))?", re.DOTALL)
+CONTROL = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+# Anything that the codec "unicode_escape" reads otherwise than `unescape_token`, or not at all.
+UNUSUAL = re.compile(rb"\\(?!['\"nrt]|x[0-9a-f]{2})")
+
+
+class TokenType(IntEnum):
+    """What `tokenizer.ggml.token_type` says of an id. Source: llama.cpp, `llama_token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+WITHOUT_TEXT = frozenset(map(int, (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED)))
+
+
+def escape_token(token: bytes) -> str:
+    """The text of a token as it is stored in a GGUF; `unescape_token` gives the bytes back."""
+    return repr(token)[2:-1]
+
+
+def unescape_token(text: str | bytes) -> bytes:
+    r"""The bytes of a stored token: \n, \r, \t, \xHH; any other escaped character is itself.
+
+    Raises FormatError where the text ends inside an escape, or \x is not followed by two
+    lower-case hexadecimal digits (llama.cpp reads something else out of upper-case ones).
+    Source: llama.cpp, `llama_unescape_rwkv_token`.
+    """
+    stored = utf8(text)
+
+    def meaning(escape: re.Match[bytes]) -> bytes:
+        digits, character = escape.groups()
+        if digits is not None:
+            return bytes.fromhex(digits.decode("ascii"))
+        if character is None:
+            shown = stored.decode("utf-8", "replace")
+            raise FormatError(f"token text {shown!r} has a damaged escape at byte {escape.start()}")
+        return CONTROL.get(character, character)
+
+    return ESCAPE.sub(meaning, stored)
+
+
+def unescape_tokens(stored: Sequence[str | bytes]) -> list[bytes]:
+    """`unescape_token` of each, fast: opening a model waits for it."""
+    texts = [utf8(text) for text in stored]
+    # A pair of backslashes is one character; what is left of it must not become part of another.
+    if UNUSUAL.search(b"\n".join(texts).replace(b"\\\\", b"!")):
+        return [unescape_token(text) for text in texts]
+    return [
+        text.decode("unicode_escape").encode("latin-1") if b"\\" in text else text for text in texts
+    ]
+
+
+def tokenizer_from_gguf(metadata: Mapping[str, object], n_vocab: int) -> Tokenizer:
+    """The tokenizer that a model's metadata describe, with ids 0..n_vocab-1.
+
+    Ids past the stored tokens have no text. Raises UnsupportedModelError for another kind of
+    tokenizer, FormatError for damage; the messages do not name the file.
+    """
+    model = metadata.get(MODEL_KEY)
+    if model is None:
+        raise FormatError(f"key {MODEL_KEY} is missing, so the model has no tokenizer")
+    if model != "rwkv":
+        raise UnsupportedModelError(f"its tokenizer is {model!r}; only 'rwkv' can be used here")
+    kind = metadata.get(KIND_KEY, "world")
+    if kind not in ("world", "bytes"):
+        raise UnsupportedModelError(f"key {KIND_KEY} is {kind!r}; known are 'world' and 'bytes'")
+    stored = _stored_tokens(metadata, n_vocab)
+    if kind == "bytes":
+        if n_vocab < N_BYTES:
+            raise FormatError(f"a tokenizer of bytes needs {N_BYTES} ids; the model has {n_vocab}")
+        return ByteTokenizer(n_vocab)
+    vocabulary = unescape_tokens(stored)
+    for token in _ids_without_text(metadata, len(stored)):
+        vocabulary[token] = b""
+    vocabulary += [b""] * (n_vocab - len(vocabulary))
+    return WorldTokenizer(vocabulary)
+
+
+def _stored_tokens(metadata: Mapping[str, object], n_vocab: int) -> Sequence[str | bytes]:
+    stored = metadata.get(TOKENS_KEY)
+    if not isinstance(stored, (list, tuple)) or not stored:
+        raise FormatError(f"key {TOKENS_KEY} is missing or not a list of texts")
+    if not {type(text) for text in stored} <= {bytes, str}:
+        raise FormatError(f"key {TOKENS_KEY} holds something that is not text")
+    if len(stored) > n_vocab:
+        raise FormatError(f"it holds {len(stored):,} tokens; the model has {n_vocab:,} ids")
+    if sum(map(len, stored)) > MAX_TEXT_BYTES:
+        raise FormatError(f"its tokens hold more than {MAX_TEXT_BYTES:,} bytes of text")
+    return stored
+
+
+def _ids_without_text(metadata: Mapping[str, object], n_tokens: int) -> list[int]:
+    types = metadata.get(TYPES_KEY)
+    if not isinstance(types, (list, tuple, np.ndarray)) or len(types) != n_tokens:
+        raise FormatError(f"key {TYPES_KEY} is not a list of {n_tokens:,} numbers, one a token")
+    if isinstance(types, np.ndarray):
+        types = types.tolist()
+    return [token for token, kind in enumerate(types) if kind in WITHOUT_TEXT]
