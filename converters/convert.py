@@ -4,7 +4,8 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rwkv_edge.converters.arch import AsStored, CheckpointReader, Source, recognise
 from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
-from rwkv_edge.converters.gguf_file import FILE_TYPES, GgufTensor, pad, write_header
+from rwkv_edge.converters.gguf_file import FILE_TYPES, GgufHeader, PlannedTensor, pad, write_header
 from rwkv_edge.converters.vocabulary import Vocabulary, choose_vocabulary
 
 from rwkv_edge.arch import Role, TensorSpec, architecture_of
@@ -28,6 +29,8 @@ Progress = Callable[[int, int], None]
 
 # What the low-rank matrices are stored in, by weight type: they never go below 16 bits.
 LORA_FORMATS: dict[str, type[QuantFormat]] = {"F32": F32, "BF16": BF16}
+# Windows knows no quotas.
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # Room for the header and for what file systems take for themselves.
 SPARE_BYTES = 16 << 20
 
@@ -72,34 +75,38 @@ def convert(
     source, destination = Path(source), Path(destination)
     if weight_type not in FILE_TYPES:
         raise InputError(f"weight type {weight_type}: wanted one of {', '.join(FILE_TYPES)}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads {threads}: wanted at least 1")
     with open_checkpoint(source) as checkpoint:
         require_other_file(source, destination)
         reader, hp = recognised(checkpoint)
         words = choose_vocabulary(source, hp.n_vocab, vocabulary)
         architecture = architecture_of(hp.version)
         specs = architecture.tensors(hp)
-        tensors = [GgufTensor(spec, format_of(spec, weight_type)) for spec in specs]
+        tensors = [PlannedTensor(spec, format_of(spec, weight_type)) for spec in specs]
+        header = GgufHeader(
+            architecture=architecture.name,
+            name=source.stem,
+            weight_type=weight_type,
+            metadata=architecture.gguf_metadata(hp),
+            vocabulary=words,
+            n_vocab=hp.n_vocab,
+            tensors=tensors,
+        )
         sources = reader.sources(hp)
         require_space(destination, sum(tensor.n_bytes for tensor in tensors) + SPARE_BYTES)
         try:
             with atomic_write(destination) as file:
-                write_header(
-                    file,
-                    architecture.name,
-                    source.stem,
-                    weight_type,
-                    architecture.gguf_metadata(hp),
-                    words,
-                    hp.n_vocab,
-                    tensors,
-                )
+                write_header(file, header)
                 report = _Reporter(sum(tensor.n_bytes for tensor in tensors), progress)
-                for piece in encoded(checkpoint, tensors, sources, threads):
-                    if piece is None:
-                        pad(file)
-                    else:
-                        file.write(piece.data)
-                        report.add(piece.size)
+                # Closed by name: on an error its threads must have ended when this returns.
+                with closing(encoded(checkpoint, tensors, sources, threads)) as pieces:
+                    for piece in pieces:
+                        if piece is None:
+                            pad(file)
+                        else:
+                            file.write(piece.data)
+                            report.add(piece.size)
         except OSError as error:
             raise write_error(destination, error) from error
     return ConversionSummary(
@@ -154,10 +161,10 @@ def format_of(spec: TensorSpec, weight_type: str) -> type[QuantFormat]:
 
 def encoded(
     checkpoint: Checkpoint,
-    tensors: list[GgufTensor],
+    tensors: list[PlannedTensor],
     sources: dict[str, Source],
     threads: int | None,
-) -> Iterator[Bytes | None]:
+) -> Generator[Bytes | None, None, None]:
     """The bytes of every tensor in file order; None stands where one ends."""
     # numba takes a second to import: a wrong file name should not wait for it.
     from rwkv_edge.converters.row_encoder import RowEncoder
@@ -169,7 +176,7 @@ def encoded(
 
 
 def encoded_tensor(
-    encoder: "RowEncoder", checkpoint: Checkpoint, tensor: GgufTensor, source: Source
+    encoder: "RowEncoder", checkpoint: Checkpoint, tensor: PlannedTensor, source: Source
 ) -> Iterator[Bytes]:
     """The bytes of one tensor: matrices streamed, the small rest at once."""
     from rwkv_edge.converters.row_encoder import encode_weights
@@ -185,7 +192,7 @@ def encoded_tensor(
 
 
 def notes_on(
-    tensors: list[GgufTensor], weight_type: str, vocabulary: Vocabulary, hp: Hyperparameters
+    tensors: list[PlannedTensor], weight_type: str, vocabulary: Vocabulary, hp: Hyperparameters
 ) -> Iterator[str]:
     """What the user did not ask for but got."""
     asked = QUANT_FORMATS[weight_type]
@@ -220,7 +227,7 @@ def require_space(destination: Path, n_bytes: int) -> None:
 
 def write_error(destination: Path, error: OSError) -> RwkvEdgeError:
     """One line for a failed write."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in DISK_FULL:
         n_free = shutil.disk_usage(destination.parent).free
         return RwkvEdgeError(
             f"{destination}: the disk is full ({n_free} bytes free); nothing was written"

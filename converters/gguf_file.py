@@ -29,7 +29,7 @@ WORLD_CHAT_TEMPLATE = "rwkv-world"
 
 
 @dataclass(frozen=True)
-class GgufTensor:
+class PlannedTensor:
     """A tensor and the format that it is stored in."""
 
     spec: TensorSpec
@@ -42,31 +42,38 @@ class GgufTensor:
         return n_rows * self.quant.row_bytes(self.spec.shape[-1])
 
 
-def write_header(
-    file: BinaryIO,
-    architecture: str,
-    name: str,
-    weight_type: str,
-    metadata: Mapping[str, int | float],
-    vocabulary: Vocabulary,
-    n_vocab: int,
-    tensors: list[GgufTensor],
-) -> None:
-    """Write everything before the first tensor's bytes, and leave `file` at their place.
+@dataclass(frozen=True)
+class GgufHeader:
+    """Everything that stands before the first tensor's bytes.
+
+    metadata: the `{architecture}.*` keys; weight_type: a key of FILE_TYPES.
+    """
+
+    architecture: str
+    name: str
+    weight_type: str
+    metadata: Mapping[str, int | float]
+    vocabulary: Vocabulary
+    n_vocab: int
+    tensors: list[PlannedTensor]
+
+
+def write_header(file: BinaryIO, header: GgufHeader) -> None:
+    """Write the header, and leave `file` where the first tensor's bytes belong.
 
     file: empty, opened by a path, which gguf's writer opens again.
     """
-    writer = gguf.GGUFWriter(None, architecture)
-    writer.add_name(name)
-    writer.add_file_type(FILE_TYPES[weight_type])
+    writer = gguf.GGUFWriter(None, header.architecture)
+    writer.add_name(header.name)
+    writer.add_file_type(FILE_TYPES[header.weight_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for key, value in metadata.items():
+    for key, value in header.metadata.items():
         if isinstance(value, float):
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, value)
-    add_tokenizer(writer, vocabulary, n_vocab)
-    for tensor in tensors:
+    add_tokenizer(writer, header.vocabulary, header.n_vocab)
+    for tensor in header.tensors:
         writer.add_tensor_info(
             tensor.spec.name,
             tensor.spec.shape,

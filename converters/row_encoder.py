@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,17 @@ class _Slot:
         return self._encoded[:n_bytes]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows [start, stop) of one tensor, and the format that they go to."""
+
+    checkpoint: Checkpoint
+    key: str
+    start: int
+    stop: int
+    quant: type[QuantFormat]
+
+
 class RowEncoder:
     """Encodes tensors chunk by chunk; use it in a `with` block, which ends its threads."""
 
@@ -96,32 +108,30 @@ class RowEncoder:
             while True:
                 while self._free and (start := next(starts, None)) is not None:
                     slot = self._free.popleft()
-                    task = self._pool.submit(
-                        _encode_rows, checkpoint, key, start, min(start + step, n_rows), quant, slot
-                    )
-                    under_way.append((slot, task))
+                    rows = _Rows(checkpoint, key, start, min(start + step, n_rows), quant)
+                    under_way.append((slot, self._pool.submit(_encode_rows, rows, slot)))
                 if not under_way:
                     return
                 yield under_way[0][1].result()
                 self._free.append(under_way.popleft()[0])
         finally:
             for slot, task in under_way:
-                task.cancel()
+                if not task.cancel():
+                    wait([task])
                 self._free.append(slot)
 
 
-def _encode_rows(
-    checkpoint: Checkpoint, key: str, start: int, stop: int, quant: type[QuantFormat], slot: _Slot
-) -> Bytes:
+def _encode_rows(rows: _Rows, slot: _Slot) -> Bytes:
     """One chunk, on one thread; the result lies in the slot."""
-    n_columns = checkpoint.shape(key)[1]
+    checkpoint, key, quant = rows.checkpoint, rows.key, rows.quant
+    n_rows, n_columns = rows.stop - rows.start, checkpoint.shape(key)[1]
     dtype = checkpoint.dtype(key)
-    n_weights = (stop - start) * n_columns
     element = ELEMENT_DTYPES[dtype]
-    rows = slot.raw(n_weights * element.itemsize).view(element).reshape(-1, n_columns)
-    checkpoint.read_rows(key, start, stop, rows)
-    flat = rows.reshape(-1)
-    out = slot.encoded((stop - start) * quant.row_bytes(n_columns))
+    n_weights = n_rows * n_columns
+    stored = slot.raw(n_weights * element.itemsize).view(element).reshape(n_rows, n_columns)
+    checkpoint.read_rows(key, rows.start, rows.stop, stored)
+    flat = stored.reshape(-1)
+    out = slot.encoded(n_rows * quant.row_bytes(n_columns))
     block_len, block_bytes = quant.block_len, quant.block.itemsize
     for first in range(0, n_weights, PIECE_WEIGHTS):
         last = min(first + PIECE_WEIGHTS, n_weights)

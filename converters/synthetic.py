@@ -13,16 +13,17 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-
-from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.arch.rwkv7 import LAYER_0_PADDING, Rwkv7Reader
 from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, Shape
 from rwkv_edge.converters.checkpoints.pth_writer import PthWriter
+
+from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.quant import BF16, F16, F32, Bytes, QuantFormat
 
 FORMATS: dict[str, type[QuantFormat]] = {"float32": F32, "float16": F16, "bfloat16": BF16}
 CHUNK_WEIGHTS = 1 << 20
 N_THREADS = 2
+RANK_STEP = 32
 # LayerNorm before the channel mix adds this to every channel, ...
 CHANNEL_MIX_BIAS = 0.5
 # ... and the mean of ffn.key turns it into so many standard deviations below zero: 9 of 10
@@ -147,7 +148,8 @@ def random_chunk(size: int, spread: Spread, dtype: str, seed: tuple[int, ...]) -
 
 def default_rank(n_embd: int, exponent: float, factor: float) -> int:
     """A rank as RWKV-LM chooses it: in proportion to a power of the width, in steps of 32."""
-    return max(32, round(factor * n_embd**exponent / 32) * 32)
+    steps: int = round(factor * float(n_embd) ** exponent / RANK_STEP)
+    return max(1, steps) * RANK_STEP
 
 
 def synthetic_hyperparameters(

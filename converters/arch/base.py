@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from rwkv_edge.converters.checkpoints import Checkpoint
 
+from rwkv_edge.arch.gguf_keys import MAX_COUNT
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import Float32Array
@@ -144,6 +145,6 @@ def require_shape(shapes: Shapes, key: str, n_dims: int) -> Shape:
     shape = shapes.get(key)
     if shape is None:
         raise FormatError(f"{key} is missing; the file is incomplete")
-    if len(shape) != n_dims or 0 in shape:
-        raise FormatError(f"{key} is {list(shape)}; wanted {n_dims} dimensions")
+    if len(shape) != n_dims or not all(0 < n <= MAX_COUNT for n in shape):
+        raise FormatError(f"{key} is {list(shape)}; wanted {n_dims} dimensions of 1 to {MAX_COUNT}")
     return shape

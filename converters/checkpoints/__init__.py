@@ -35,6 +35,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         raise FormatError(f"{path}: is a folder; name the checkpoint file in it")
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: is not a regular file")
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,11 @@ from rwkv_edge.errors import FormatError
 from rwkv_edge.quant import Float32Array
 
 Shape = tuple[int, ...]
+# More than any model has; numpy itself stops at 32 or 64.
+MAX_DIMENSIONS = 8
+# What can be a size or an offset in a file.
+MAX_SIZE = 1 << 62
+MAX_NAME_LENGTH = 200
 Elements = npt.NDArray[Any]
 
 # How each kind of number is held in numpy, which has no bfloat16: its bits.
@@ -60,6 +65,26 @@ class StoredTensor:
         return True
 
 
+def is_size(value: object) -> bool:
+    """True for an int that can be a size or an offset in a file."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_SIZE
+
+
+def plain(text: str) -> str:
+    """A name out of a file, for a message: one line, short, nothing that moves the cursor."""
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    return shown if len(shown) <= MAX_NAME_LENGTH else shown[:MAX_NAME_LENGTH] + "..."
+
+
+def require_plain_name(path: Path, name: object) -> str:
+    """A tensor's name, which messages and the output will repeat; raises FormatError."""
+    if not isinstance(name, str) or not name or plain(name) != name:
+        raise FormatError(
+            f"{path}: names a tensor {plain(str(name))!r}, which is no name that a model uses"
+        )
+    return name
+
+
 def contiguous_strides(shape: Shape) -> Shape:
     """Strides in elements of a tensor without gaps."""
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
@@ -82,7 +107,7 @@ class Checkpoint:
         """Open `path`, whose directory says `tensors`."""
         self.path = path
         self._tensors = tensors
-        self._file: BinaryIO = open(path, "rb", buffering=0)  # noqa: SIM115
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
         self._lock = threading.Lock()
         # The last tensor that had to be gathered, because its rows are not whole in the file.
         self._gathered: tuple[str, Elements] | None = None
@@ -161,15 +186,18 @@ class Checkpoint:
 
     def _read_into(self, offset: int, buffer: npt.NDArray[np.uint8], name: str) -> None:
         """Fill `buffer` from the file; one call can return less than what was asked for."""
-        target = memoryview(buffer)
+        target = buffer.data
         done = 0
-        with self._lock:
-            self._file.seek(offset)
-            while done < len(target):
-                n_read = self._file.readinto(target[done:])  # type: ignore[attr-defined]
-                if not n_read:
-                    raise FormatError(
-                        f"{self.path}: {name}: the file ended at byte {offset + done}, "
-                        f"{len(target) - done} bytes early; it shrank while it was read"
-                    )
-                done += n_read
+        try:
+            with self._lock:
+                self._file.seek(offset)
+                while done < len(target):
+                    n_read = self._file.readinto(target[done:])
+                    if not n_read:
+                        raise FormatError(
+                            f"{self.path}: {name}: the file ended at byte {offset + done}, "
+                            f"{len(target) - done} bytes early; it shrank while it was read"
+                        )
+                    done += n_read
+        except OSError as error:
+            raise FormatError(f"{self.path}: {name}: cannot be read: {error.strerror}") from error

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rwkv_edge.converters.checkpoints.base import MAX_DIMENSIONS, is_size, plain
+
 from rwkv_edge.errors import FormatError
 
-# The largest published model describes itself in 0.3 MB.
+# The largest published model describes itself in 0.3 MB; one byte can become 70 in memory.
 MAX_PICKLE_BYTES = 4 << 20
-MAX_DIMENSIONS = 8
 
 STORAGE_DTYPES = {
     "FloatStorage": "float32",
@@ -44,7 +45,7 @@ class Global:
 
     def __str__(self) -> str:
         """The dotted name."""
-        return f"{self.module}.{self.name}"
+        return plain(f"{self.module}.{self.name}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def load_tensors(data: bytes) -> dict[Any, Any]:
         raise
     # genops and the handlers meet every kind of nonsense that bytes can spell.
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError) as error:
-        raise PickleError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
+        raise PickleError(f"its pickle is damaged ({plain(str(error))})") from error
     if not isinstance(result, dict):
         raise PickleError(f"holds {describe(result)}; wanted a dict of tensors by name")
     return result
@@ -183,7 +184,7 @@ class _Machine:
             raise PickleError(f"its pickle refers to {describe(found)}; wanted a storage")
         _, kind, key, _, n_elements = found
         dtype = storage_dtype(kind) if isinstance(kind, Global) else None
-        if dtype is None or not isinstance(key, str) or not is_count(n_elements):
+        if dtype is None or not isinstance(key, str) or not is_size(n_elements):
             raise PickleError("its pickle describes a storage in a way that torch.save does not")
         self.push(Storage(key, dtype, n_elements))
 
@@ -206,23 +207,18 @@ def storage_dtype(found: Global) -> str | None:
     return None
 
 
-def is_count(value: Any) -> bool:
-    """True for an int that can be a size or an offset in a file."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
 def rebuild_tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any
 ) -> PickledTensor:
     """torch._utils._rebuild_tensor_v2; the unused ones are gradient flags and hooks."""
     if (
         not isinstance(storage, Storage)
-        or not is_count(offset)
+        or not is_size(offset)
         or not isinstance(shape, tuple)
         or not isinstance(strides, tuple)
         or len(shape) != len(strides)
         or len(shape) > MAX_DIMENSIONS
-        or not all(is_count(n) for n in (*shape, *strides))
+        or not all(is_size(n) for n in (*shape, *strides))
     ):
         raise PickleError("its pickle describes a tensor in a way that torch.save does not")
     return PickledTensor(storage, offset, shape, strides)

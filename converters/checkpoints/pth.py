@@ -8,14 +8,18 @@ import os
 import struct
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, StoredTensor
+from rwkv_edge.converters.checkpoints.base import (
+    ELEMENT_DTYPES,
+    StoredTensor,
+    plain,
+    require_plain_name,
+)
 from rwkv_edge.converters.checkpoints.pickled import (
     MAX_PICKLE_BYTES,
     PickledTensor,
     PickleError,
-    describe,
     load_tensors,
 )
 
@@ -25,6 +29,8 @@ ZIP_MAGIC = b"PK\x03\x04"
 # Signature; versions, flags, times and sizes; then the lengths of the name and the extra field.
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 ENCRYPTED = 0x1
+# The largest published model has 2,000 members of about 100 bytes.
+MAX_DIRECTORY_BYTES = 16 << 20
 # A state dict is one level deep; training scripts wrap it once or twice.
 MAX_NESTING = 3
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")
@@ -46,19 +52,17 @@ def read_pth_directory(path: Path) -> dict[str, StoredTensor]:
             tensors = find_state_dict(pickled)
         except PickleError as error:
             raise FormatError(f"{path}: {error}") from error
-        return {name: _place(path, name, tensor, members, root) for name, tensor in tensors.items()}
+        return {
+            require_plain_name(path, name): _place(path, name, tensor, members, root)
+            for name, tensor in tensors.items()
+        }
 
 
-def find_state_dict(pickled: dict[object, object]) -> dict[str, PickledTensor]:
+def find_state_dict(pickled: dict[Any, Any]) -> dict[Any, PickledTensor]:
     """The dict of tensors, which training scripts wrap in others; raises PickleError."""
-    found: object = pickled
+    found = pickled
     for _ in range(MAX_NESTING):
-        if not isinstance(found, dict):
-            break
         if found and all(isinstance(value, PickledTensor) for value in found.values()):
-            for name in found:
-                if not isinstance(name, str):
-                    raise PickleError(f"names a tensor by {describe(name)}; wanted its name")
             return found
         wrapped = [key for key in STATE_DICT_KEYS if isinstance(found.get(key), dict)]
         if len(wrapped) != 1:
@@ -99,6 +103,20 @@ def _place(
     return placed
 
 
+class _Bounded:
+    """A file as zipfile sees it, where no single read is larger than a zip directory can be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        if n_bytes > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a directory of {n_bytes} bytes")
+        return self._file.read(n_bytes if n_bytes >= 0 else MAX_DIRECTORY_BYTES)
+
+
 class _Members:
     """The members of a zip file, and where their bytes begin."""
 
@@ -107,7 +125,7 @@ class _Members:
         self._file = file
         self._n_bytes = file.seek(0, os.SEEK_END)
         try:
-            with zipfile.ZipFile(file) as archive:
+            with zipfile.ZipFile(_Bounded(file)) as archive:
                 infos = archive.infolist()
         # NotImplementedError: a zip version of the future; ValueError, struct.error: nonsense.
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
@@ -134,6 +152,7 @@ class _Members:
     def extent(self, name: str) -> tuple[int, int]:
         """File position and length in bytes of a member's data."""
         info = self._infos.get(name)
+        name = plain(name)
         if info is None:
             raise FormatError(f"{self._path}: member {name} is missing; the file is damaged")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & ENCRYPTED:
@@ -159,7 +178,8 @@ class _Members:
         start, n_bytes = self.extent(name)
         if n_bytes > max_bytes:
             raise FormatError(
-                f"{self._path}: member {name} has {n_bytes} bytes; at most {max_bytes} make sense"
+                f"{self._path}: member {plain(name)} has {n_bytes} bytes; "
+                f"no model needs more than {max_bytes}"
             )
         self._file.seek(start)
         return self._file.read(n_bytes)

@@ -11,13 +11,21 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, StoredTensor, contiguous_strides
+from rwkv_edge.converters.checkpoints.base import (
+    ELEMENT_DTYPES,
+    MAX_DIMENSIONS,
+    StoredTensor,
+    contiguous_strides,
+    is_size,
+    plain,
+    require_plain_name,
+)
 
 from rwkv_edge.errors import FormatError
 
 HEADER_LENGTH = struct.Struct("<Q")
-# The format's own limit.
-MAX_HEADER_BYTES = 100_000_000
+# The largest published model needs 0.2 MB; the format itself would allow 100.
+MAX_HEADER_BYTES = 16 << 20
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -25,7 +33,8 @@ def looks_like_safetensors(head: bytes, n_bytes: int) -> bool:
     """`head`: the first bytes of a file of `n_bytes`; the format has no magic number."""
     if len(head) <= HEADER_LENGTH.size or head[HEADER_LENGTH.size] != ord("{"):
         return False
-    return HEADER_LENGTH.unpack_from(head)[0] <= max(n_bytes, MAX_HEADER_BYTES)
+    header_length: int = HEADER_LENGTH.unpack_from(head)[0]
+    return header_length <= max(n_bytes, MAX_HEADER_BYTES)
 
 
 def read_safetensors_directory(path: Path) -> dict[str, StoredTensor]:
@@ -41,27 +50,39 @@ def read_safetensors_directory(path: Path) -> dict[str, StoredTensor]:
             )
         text = file.read(header_length)
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=without_repeats)
     # RecursionError: brackets nested a million deep.
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: its safetensors header is not JSON; it is damaged") from error
+        raise FormatError(
+            f"{path}: its safetensors header is not JSON that makes sense; it is damaged"
+        ) from error
     if not isinstance(header, dict):
         raise FormatError(f"{path}: its safetensors header is no table; it is damaged")
     header.pop("__metadata__", None)
     begin = HEADER_LENGTH.size + header_length
     return {
-        name: _place(path, name, entry, begin, n_bytes - begin) for name, entry in header.items()
+        name: _place(path, require_plain_name(path, name), entry, begin, n_bytes - begin)
+        for name, entry in header.items()
     }
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key stands twice; raises ValueError."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key stands twice")
+    return table
 
 
 def _place(path: Path, name: str, entry: Any, begin: int, n_data: int) -> StoredTensor:
     """Check one entry against the size of the data section."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]}:
+        case {"dtype": str(dtype), "shape": list(lengths), "data_offsets": [int(start), int(stop)]}:
             pass
         case _:
             raise FormatError(f"{path}: {name}: its header entry is not understood; it is damaged")
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape):
+    shape = tuple(lengths)
+    if len(shape) > MAX_DIMENSIONS or not all(is_size(n) for n in shape):
         raise FormatError(f"{path}: {name}: its shape is not a list of counts; it is damaged")
     if not 0 <= start <= stop <= n_data:
         raise FormatError(
@@ -73,8 +94,7 @@ def _place(path: Path, name: str, entry: Any, begin: int, n_data: int) -> Stored
         wanted = prod(shape) * ELEMENT_DTYPES[known].itemsize
         if stop - start != wanted:
             raise FormatError(
-                f"{path}: {name}: holds {stop - start} bytes; {dtype} {shape} needs {wanted}; "
+                f"{path}: {name}: holds {stop - start} bytes; {dtype} {lengths} needs {wanted}; "
                 "the file is damaged"
             )
-    shape = tuple(shape)
-    return StoredTensor(known or dtype, shape, contiguous_strides(shape), begin + start)
+    return StoredTensor(known or plain(dtype), shape, contiguous_strides(shape), begin + start)

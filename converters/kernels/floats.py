@@ -1,5 +1,7 @@
 """Plain numbers: float16 and bfloat16 to float32, and back."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from rwkv_edge.converters.kernels.half import (
@@ -48,8 +50,8 @@ def widen_bf16(halves: Halves, out: Float32Array) -> None:
 
 
 @kernel(exact=True)
-def largest_magnitude_bits(weights: Float32Array) -> np.uint32:
-    """The largest |w| of (n,), as float32 bits, which order like the numbers, then infinity, NaN."""
+def largest_magnitude_bits(weights: Float32Array) -> Any:
+    """The largest |w| of (n,), as bits; these order like the numbers, then infinity, then NaN."""
     bits = weights.view(np.uint32)
     largest = np.uint32(0)
     for i in range(bits.size):
@@ -64,7 +66,7 @@ def encode_f16(weights: Float32Array, out: Halves) -> bool:
     for i in range(weights.size):
         out[i] = f16_bits(weights[i])
         largest = max(largest, np.float32(weights[i]).view(np.uint32) & F32_MAGNITUDE)
-    return largest < F16_OVERFLOW
+    return bool(largest < F16_OVERFLOW)
 
 
 @kernel(exact=True)
@@ -76,4 +78,4 @@ def encode_bf16(weights: Float32Array, out: Halves) -> bool:
         rounded = bits[i] + BF16_HALF_ULP + ((bits[i] >> SIGN_SHIFT) & np.uint32(1))
         out[i] = np.uint16(rounded >> SIGN_SHIFT)
         largest = max(largest, rounded & F32_MAGNITUDE)
-    return largest < F32_INFINITY
+    return bool(largest < F32_INFINITY)

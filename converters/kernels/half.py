@@ -36,4 +36,5 @@ def f16_bits(x: np.float32) -> np.uint16:
     else:
         odd = (magnitude >> FRACTION_SHIFT) & np.uint32(1)
         half = (magnitude - EXPONENT_REBIAS + HALF_ULP + odd) >> FRACTION_SHIFT
-    return np.uint16(half | sign)
+    bits16: np.uint16 = np.uint16(half | sign)
+    return bits16

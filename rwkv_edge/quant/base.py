@@ -70,8 +70,9 @@ def inverse_of_scale(scale: Float32Array) -> Float32Array:
     gguf-py goes on with infinity below 2^-128, and its codes then depend on the machine.
     """
     with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.float32(1) / scale
-    return np.where(np.isfinite(inverse), inverse, np.float32(0))
+        inverse: Float32Array = np.float32(1) / scale
+    inverse[~np.isfinite(inverse)] = 0
+    return inverse
 
 
 def half_of_scale(scale: Float32Array) -> npt.NDArray[np.uint16]:

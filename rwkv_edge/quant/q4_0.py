@@ -21,7 +21,7 @@ class Q4_0(QuantFormat):
 
     @classmethod
     def encode(cls, weights: Float32Array) -> Bytes:
-        """The weight of largest magnitude becomes code 0, that is -8: its sign goes to the scale."""
+        """The weight of largest magnitude becomes code 0, that is -8; its sign is the scale's."""
         n_rows, n_columns = weights.shape
         cls.row_bytes(n_columns)
         x = weights.reshape(n_rows, -1, cls.block_len)
