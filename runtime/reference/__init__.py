@@ -1,0 +1,11 @@
+"""Each version of RWKV in plain numpy float32, one file each: the definition that kernels must meet."""
+
+from rwkv_edge.runtime.reference.base import ReferenceModel
+from rwkv_edge.runtime.reference.rwkv7 import Rwkv7
+
+# By version. Explicit, because a frozen desktop build misses imports made from strings.
+REFERENCES: dict[str, type[ReferenceModel]] = {
+    "7": Rwkv7,
+}
+
+__all__ = ["REFERENCES", "ReferenceModel"]
