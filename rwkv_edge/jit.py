@@ -43,40 +43,49 @@ def cpu_tier() -> str:
     return os.environ.get("RWKV_EDGE_CPU", "auto")
 
 
-@cache
-def kernel_sources_digest() -> str:
-    """A digest of every file that a kernel may be compiled from.
+# Folders whose code one kernel may be compiled from, by the package that the kernel is in.
+KERNEL_FOLDERS = {
+    "runtime": ("runtime/simd", "runtime/kernels", "runtime/arch"),
+    "converters": ("converters/kernels",),
+}
+# Where their constants come from, and their options.
+SHARED_SOURCES = ("jit.py", "hyperparameters.py", "quant/*.py")
 
-    numba itself looks at the file of the function alone, so that a kernel would survive a change
-    in the vocabulary it inlines.
+
+@cache
+def kernel_cache_path(package: str) -> Path:
+    """The folder for the compiled kernels of "runtime" or "converters", on this tier.
+
+    It is named by a digest of all that they may be compiled from. numba itself looks at the file of
+    a kernel alone, which would let it survive a change in the vocabulary that it inlines.
     """
     digest = hashlib.sha256(f"{numba.__version__} {sys.version} {platform.machine()}".encode())
-    # The kernels' packages lie beside this file's in a checkout, and below it once installed.
     here = Path(__file__).resolve().parent
-    for package in ("runtime", "converters"):
-        root = here / package if (here / package).is_dir() else here.parent / package
-        for source in sorted(root.rglob("*.py")):
-            digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def kernel_cache_path() -> Path:
-    """The folder that this version's kernels are kept in, on this tier."""
-    return cache_directory() / f"{cpu_tier()}-{kernel_sources_digest()}"
+    # The packages lie beside this one in a checkout, and in it once installed.
+    root = here if (here / package).is_dir() else here.parent
+    sources = [path for pattern in SHARED_SOURCES for path in here.glob(pattern)]
+    sources += [path for name in KERNEL_FOLDERS[package] for path in (root / name).glob("*.py")]
+    for source in sorted(sources):
+        digest.update(source.read_bytes())
+    return cache_directory() / f"{package}-{cpu_tier()}-{digest.hexdigest()[:16]}"
 
 
 class _KernelLocator(_CacheLocator):  # type: ignore[misc]
     """Puts a kernel's cache below `cache_directory()`, by tier and by digest of the sources."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
-        # Two modules may share a stem (`arch/rwkv7.py`, `kernels/rwkv7.py`): name the package too.
-        self._disambiguator = f"{Path(py_file).parent.name}-{py_func.__code__.co_firstlineno}"
+        folder = Path(py_file).parent
+        self._path = kernel_cache_path(
+            next(package for package in KERNEL_FOLDERS if package in folder.parts)
+        )
+        # Two modules may share a stem (`arch/rwkv7.py`, `kernels/rwkv7.py`): name the folder too.
+        self._disambiguator = f"{folder.name}-{py_func.__code__.co_firstlineno}"
 
     def get_cache_path(self) -> str:
-        return str(kernel_cache_path())
+        return str(self._path)
 
     def get_source_stamp(self) -> str:
-        return kernel_sources_digest()
+        return self._path.name
 
     def get_disambiguator(self) -> str:
         return self._disambiguator

@@ -1,0 +1,167 @@
+"""A loaded model: the public API."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from rwkv_edge.arch import Shape, architecture_of
+from rwkv_edge.backend import Backend, Float32Array, Int32Array
+from rwkv_edge.errors import InputError, StateMismatchError
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.model_file import ModelFile
+from rwkv_edge.state import State, load_state_arrays
+from rwkv_edge.tokenizers import Tokenizer
+
+Tokens = Sequence[int] | npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is. n_bytes: size of its file; file_type: what most of its matrices are in."""
+
+    path: Path
+    name: str
+    backend: str
+    hyperparameters: Hyperparameters
+    file_type: str
+    n_parameters: int
+    n_bytes: int
+    fingerprint: str
+
+
+class Model:
+    """An RWKV model in one engine. Threads may share it; a `State` belongs to one at a time.
+
+    Use `Model.load`. Close it, or use it as a context, to give its memory back at once.
+    """
+
+    def __init__(self, file: ModelFile, backend: Backend) -> None:
+        self._file = file
+        self.backend = backend
+        self.path = file.path
+        self.hyperparameters = file.hyperparameters
+        self.tokenizer: Tokenizer = file.tokenizer
+        self.fingerprint = file.fingerprint
+        architecture = architecture_of(self.hyperparameters.version)
+        self.state_shapes: dict[str, Shape] = architecture.state_shapes(self.hyperparameters)
+        self.info = ModelInfo(
+            path=file.path,
+            name=str(file.gguf.metadata.get("general.name", file.path.stem)),
+            backend=backend.name,
+            hyperparameters=self.hyperparameters,
+            file_type=file.file_type,
+            n_parameters=sum(int(np.prod(t.shape)) for t in file.gguf.tensors.values()),
+            n_bytes=file.path.stat().st_size,
+            fingerprint=self.fingerprint,
+        )
+
+    @classmethod
+    def load(
+        cls, path: str | Path, backend: str = "numba", threads: int | None = None
+    ) -> "Model":
+        """Load a GGUF.
+
+        backend: "numba", "reference" or "llama". threads: None for one per physical core.
+        Raises FormatError, UnsupportedModelError, BackendUnavailableError, InputError, OSError.
+        """
+        from rwkv_edge.runtime.backends import load_backend
+
+        file = ModelFile(path)
+        try:
+            return cls(file, load_backend(backend, file, threads))
+        except BaseException:
+            file.close()
+            raise
+
+    def new_state(self) -> State:
+        """A fresh state, as before the first token."""
+        return State(self, self.backend.new_state())
+
+    def load_state(self, path: str | Path) -> State:
+        """Read a state that `State.save` wrote; from any backend, of the same checkpoint.
+
+        Raises FormatError, StateMismatchError, OSError.
+        """
+        return State(self, self.backend.state_from_arrays(load_state_arrays(path, self)))
+
+    def state_from_arrays(self, arrays: Mapping[str, Float32Array]) -> State:
+        """A state out of canonical arrays, which are copied; raises StateMismatchError."""
+        found = {name: array.shape for name, array in arrays.items()}
+        if found != self.state_shapes:
+            raise StateMismatchError(
+                f"arrays of shapes {found} are no state of {self.path}, "
+                f"which has {self.state_shapes}"
+            )
+        copies = {name: np.array(arrays[name], np.float32) for name in self.state_shapes}
+        return State(self, self.backend.state_from_arrays(copies))
+
+    def forward(
+        self, tokens: Tokens, state: State | None = None, all_logits: bool = False
+    ) -> tuple[Float32Array, State]:
+        """Advance a state by the tokens (a fresh one for None), in place, and return it.
+
+        Gives logits after the last token, (n_vocab,) float32, or with all_logits after each,
+        (T, n_vocab). Many tokens at once or one at a time give the same numbers.
+        Raises InputError for no tokens or one out of range, StateMismatchError.
+        """
+        checked = self.check_tokens(tokens)
+        state = self.new_state() if state is None else self.check_state(state)
+        return self.backend.forward(checked, state.handle, all_logits), state
+
+    def forward_batch(self, tokens: Sequence[Tokens], states: Sequence[State]) -> Float32Array:
+        """Advance each state by its own tokens in one pass over the weights; (B, n_vocab) logits.
+
+        Each sequence gets what it would get alone. Raises as `forward` does.
+        """
+        if len(tokens) != len(states) or not states:
+            raise InputError(f"{len(tokens)} sequences came with {len(states)} states")
+        if len({id(state.handle) for state in states}) < len(states):
+            raise InputError("a state stands for two sequences of one batch; clone it")
+        checked = [self.check_tokens(part) for part in tokens]
+        return self.backend.forward_batch(checked, [self.check_state(s).handle for s in states])
+
+    def check_tokens(self, tokens: Tokens) -> Int32Array:
+        """The tokens as int32; raises InputError unless there are some and all are in range."""
+        given = np.asarray(tokens)
+        if given.ndim != 1 or given.size == 0:
+            raise InputError("there are no tokens; give at least one")
+        if given.dtype.kind not in "iu":
+            raise InputError(f"tokens are whole numbers, not {given.dtype}")
+        n_vocab = self.hyperparameters.n_vocab
+        outside = (given < 0) | (given >= n_vocab)
+        if outside.any():
+            raise InputError(
+                f"token {given[outside][0]} is outside the vocabulary, 0 to {n_vocab - 1}"
+            )
+        return np.ascontiguousarray(given, np.int32)
+
+    def check_state(self, state: State) -> State:
+        """The state itself; raises StateMismatchError if another model made it."""
+        if state.model is not self:
+            other = state.model
+            raise StateMismatchError(
+                f"the state belongs to {other.path} on the {other.backend.name} backend, this "
+                f"model is {self.path} on {self.backend.name}; move it with "
+                "model.state_from_arrays(state.to_arrays())"
+            )
+        return state
+
+    def close(self) -> None:
+        """Give memory and threads back; the model and its states are of no use afterwards."""
+        self.backend.close()
+        self._file.close()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

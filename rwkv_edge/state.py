@@ -1,0 +1,111 @@
+"""The state of one sequence: what a model remembers of all tokens so far, in constant size."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rwkv_edge.arch import Shape
+from rwkv_edge.atomic_file import atomic_write
+from rwkv_edge.backend import StateArrays
+from rwkv_edge.errors import FormatError, StateMismatchError
+
+if TYPE_CHECKING:
+    from rwkv_edge.model import Model
+
+# Says in a safetensors file's metadata that it is a state, and in which arrangement.
+FILE_FORMAT = "rwkv-edge state 1"
+
+
+class State:
+    """One sequence's memory. `Model.forward` advances it in place; `clone` keeps a moment.
+
+    A state belongs to the model that made it, and is not shared between threads.
+    """
+
+    def __init__(self, model: "Model", handle: object) -> None:
+        self.model = model
+        # The backend's own; nothing else looks inside.
+        self.handle = handle
+
+    def clone(self) -> "State":
+        """An independent copy."""
+        backend = self.model.backend
+        return State(self.model, backend.state_from_arrays(backend.state_to_arrays(self.handle)))
+
+    def assign(self, other: "State") -> None:
+        """Become what `other` is now; raises StateMismatchError for another model's state."""
+        self.handle = self.model.check_state(other).clone().handle
+
+    def to_arrays(self) -> StateArrays:
+        """The canonical arrays by name, float32 copies: what every backend understands."""
+        return self.model.backend.state_to_arrays(self.handle)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all. Raises OSError."""
+        from safetensors.numpy import save
+
+        metadata = {
+            "format": FILE_FORMAT,
+            "version": self.model.hyperparameters.version,
+            "shape": json.dumps(describe(self.model.state_shapes)),
+            "fingerprint": self.model.fingerprint,
+        }
+        data = save(self.to_arrays(), metadata=metadata)
+        with atomic_write(path) as file:
+            file.write(data)
+
+
+def load_state_arrays(path: str | Path, model: "Model") -> StateArrays:
+    """Read a state file that belongs to `model`.
+
+    Raises FormatError for a file that is damaged or no state, StateMismatchError for one of
+    another model, OSError if it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    with open(path, "rb"):
+        pass  # safetensors reports a missing file in words of its own
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FILE_FORMAT:
+                raise FormatError(f"{path}: this safetensors file is not a state of rwkv-edge")
+            check_belongs(path, metadata, model)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: tuple(s.get_shape()) for name, s in slices.items()}
+            types = {s.get_dtype() for s in slices.values()}
+            if found != model.state_shapes or types != {"F32"}:
+                raise FormatError(
+                    f"{path}: it holds {describe(found)} as {', '.join(sorted(types)) or 'nothing'}"
+                    f"; this model's state is {describe(model.state_shapes)} as F32"
+                )
+            return {name: np.array(file.get_tensor(name), np.float32) for name in slices}
+    except SafetensorError as error:
+        raise FormatError(f"{path}: not a state file, or a damaged one ({error})") from None
+
+
+def check_belongs(path: Path, metadata: dict[str, str], model: "Model") -> None:
+    """Raise StateMismatchError unless a state file's metadata names this model."""
+    version = metadata.get("version")
+    if version != model.hyperparameters.version:
+        raise StateMismatchError(
+            f"{path}: a state of RWKV-{version}; {model.path} is "
+            f"RWKV-{model.hyperparameters.version}"
+        )
+    wanted = json.dumps(describe(model.state_shapes))
+    if metadata.get("shape") != wanted:
+        raise StateMismatchError(
+            f"{path}: a state of shape {metadata.get('shape')}; {model.path} has {wanted}"
+        )
+    if metadata.get("fingerprint") != model.fingerprint:
+        raise StateMismatchError(
+            f"{path}: a state of the same shape but of another checkpoint than {model.path}"
+        )
+
+
+def describe(shapes: dict[str, Shape]) -> dict[str, list[int]]:
+    """Shapes as JSON would hold them, for messages and metadata."""
+    return {name: list(shape) for name, shape in shapes.items()}
