@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from rwkv_edge.converters.checkpoints import Checkpoint
@@ -83,6 +84,11 @@ class CheckpointReader(ABC):
     def required(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """Every tensor that must be there, and its shape; dimensions of length one do not count."""
 
+    def may_be_flat(self, key: str) -> bool:
+        """True for a tensor that some files hold with its dimensions run together."""
+        del key
+        return False
+
     @abstractmethod
     def ignored(self, hyperparameters: Hyperparameters) -> frozenset[str]:
         """Tensors that may be there and are not used."""
@@ -102,7 +108,9 @@ class CheckpointReader(ABC):
                 "tensors; the file is incomplete"
             )
         for key, wanted in required.items():
-            if squeezed(shapes[key]) != squeezed(wanted):
+            found = squeezed(shapes[key])
+            is_flat = self.may_be_flat(key) and found == (prod(wanted),)
+            if found != squeezed(wanted) and not is_flat:
                 raise FormatError(f"{key} is {list(shapes[key])}; wanted {list(wanted)}")
         unknown = [key for key in shapes if key not in required and key not in self.ignored(hp)]
         if unknown:

@@ -100,6 +100,10 @@ class Rwkv7Reader(CheckpointReader):
         shapes |= {"ln_out.weight": (C,), "ln_out.bias": (C,), "head.weight": (hp.n_vocab, C)}
         return {key: shape for key, shape in shapes.items() if key not in self.ignored(hp)}
 
+    def may_be_flat(self, key: str) -> bool:
+        """r_k, which is used flat anyway."""
+        return key.endswith("att.r_k")
+
     def ignored(self, hyperparameters: Hyperparameters) -> frozenset[str]:
         """Layer 0's value mix: some training runs save it, nothing reads it."""
         del hyperparameters

@@ -1,0 +1,65 @@
+"""Every version of RWKV is called by its name, by the tensors that its authors chose."""
+
+from pathlib import Path
+
+import pytest
+from rwkv_edge.converters.arch import recognise
+from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
+from rwkv_edge.converters.arch.versions import version_of
+from rwkv_edge.converters.checkpoints import open_checkpoint
+
+from rwkv_edge.errors import UnsupportedModelError
+
+V4 = {"att.time_decay": (64,), "att.time_first": (64,), "ffn.key.weight": (256, 64)}
+V5 = V4 | {"att.ln_x.weight": (64,), "att.time_decay": (4,)}
+V7 = {"att.r_k": (1, 64), "att.k_k": (1, 1, 64), "att.ln_x.weight": (64,)}
+
+BLOCKS = {
+    "4": V4,
+    "5.0": V5,
+    "5.1": V5 | {"att.gate.weight": (64, 64)},
+    "5.2": V5 | {"att.gate.weight": (64, 64), "att.time_decay": (4, 16)},
+    "6": V5 | {"att.gate.weight": (64, 64), "att.time_maa_x": (1, 1, 64)},
+    "7": V7,
+    "7a": V7 | {"ffn.s_emb.weight": (256, 1024), "ffn.s0": (1, 1, 256)},
+    "7b": V7 | {"ffn.s_emb.weight": (256, 1024), "qkv.qq.weight": (64, 64), "qkv.k1": (64, 32)},
+    "8": V7 | {"ffn.enn.weight": (64, 64)},
+}
+
+
+def shapes_of(version: str) -> dict[str, tuple[int, ...]]:
+    block = BLOCKS[version]
+    return {"emb.weight": (256, 64)} | {
+        f"blocks.{i}.{name}": shape for i in range(2) for name, shape in block.items()
+    }
+
+
+@pytest.mark.parametrize("version", BLOCKS)
+def test_a_version_is_told_by_its_tensors(version: str) -> None:
+    assert version_of(shapes_of(version)) == version
+
+
+def test_the_hybrid_of_version_8_is_no_version_7b() -> None:
+    shapes = shapes_of("7") | {"blocks.1.qkv.kkup": (64, 64)}
+    assert version_of(shapes) == "8"
+
+
+@pytest.mark.parametrize("version", [version for version in BLOCKS if version != "7"])
+def test_a_version_that_cannot_be_run_is_refused_by_its_name(version: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"RWKV-{version} model.*runs RWKV-7"):
+        recognise(shapes_of(version))
+
+
+def test_version_7_has_a_reader() -> None:
+    assert isinstance(recognise(shapes_of("7")), Rwkv7Reader)
+
+
+def test_another_model_is_refused_with_its_tensors_named() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"model\.embed_tokens\.weight"):
+        recognise({"model.embed_tokens.weight": (4, 4), "model.layers.0.attn.w": (4, 4)})
+
+
+def test_the_trained_checkpoints_are_recognised(trained_rwkv4: Path, trained_rwkv7: Path) -> None:
+    for path, version in ((trained_rwkv4, "4"), (trained_rwkv7, "7")):
+        with open_checkpoint(path) as checkpoint:
+            assert version_of(checkpoint.shapes()) == version

@@ -1,0 +1,115 @@
+"""Safetensors headers, from the official writer and from an attacker."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rwkv_edge.converters.checkpoints import open_checkpoint
+
+from rwkv_edge.errors import FormatError
+
+ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+DATA = np.arange(4, dtype=np.float32).tobytes()
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Callable[..., Path]:
+    def write(header: Any, data: bytes = DATA, length: int | None = None) -> Path:
+        encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path = tmp_path / "forged.safetensors"
+        n_bytes = len(encoded) if length is None else length
+        path.write_bytes(struct.pack("<Q", n_bytes) + encoded + data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_tensors_equal_what_the_official_package_saved(tmp_path: Path, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    state = {"blocks.0.att.r_k": torch.randn(2, 8), "emb.weight": torch.randn(9, 16)}
+    state = {name: tensor.to(getattr(torch, dtype)) for name, tensor in state.items()}
+    # The name does not decide what a file is.
+    path = tmp_path / "model.pth"
+    save_file(state, path, metadata={"format": "pt"})
+    with open_checkpoint(path) as checkpoint:
+        assert sorted(checkpoint.names()) == sorted(state)
+        for name, tensor in state.items():
+            assert checkpoint.dtype(name) == dtype
+            np.testing.assert_array_equal(checkpoint.read(name), tensor.float().numpy())
+
+
+def test_a_forged_file_without_faults_is_read(forge: Callable[..., Path]) -> None:
+    with open_checkpoint(forge({"a": ENTRY})) as checkpoint:
+        np.testing.assert_array_equal(checkpoint.read("a"), [[0, 1], [2, 3]])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_offsets": [0, 12]},
+        {"data_offsets": [4, 20]},
+        {"data_offsets": [-4, 12]},
+        {"data_offsets": [16, 0]},
+        {"data_offsets": [0]},
+        {"data_offsets": [0.0, 16.0]},
+        {"data_offsets": None},
+        {"shape": [2, 3]},
+        {"shape": [-2, -2]},
+        {"shape": [2.0, 2]},
+        {"shape": [True, 4]},
+        {"shape": [1] * 9 + [4]},
+        {"shape": [1 << 62, 4]},
+        {"shape": "4"},
+        {"dtype": 5},
+        {"dtype": None},
+    ],
+)
+def test_an_entry_that_lies_is_refused(forge: Callable[..., Path], change: Any) -> None:
+    with pytest.raises(FormatError, match="damaged"):
+        open_checkpoint(forge({"a": ENTRY | change}))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{",
+        b"{" + b" " * 20,
+        b'{"a": \xff}',
+        b'{"a":' * 100_000,
+        b'{"a":' + b"[" * 100_000,
+        b'{"a": {}, "a": {}}',
+        b'{"a": ' + b"1" * 10_000 + b"}",
+    ],
+)
+def test_a_header_that_is_not_json_is_refused(forge: Callable[..., Path], header: bytes) -> None:
+    with pytest.raises(FormatError, match="damaged"):
+        open_checkpoint(forge(header))
+
+
+@pytest.mark.parametrize("length", [3, 5000, 1 << 20])
+def test_a_header_of_the_wrong_length_is_refused(forge: Callable[..., Path], length: int) -> None:
+    with pytest.raises(FormatError):
+        open_checkpoint(forge({"a": ENTRY}, length=length))
+
+
+def test_a_file_cut_anywhere_is_refused(forge: Callable[..., Path], tmp_path: Path) -> None:
+    whole = forge({"a": ENTRY}).read_bytes()
+    path = tmp_path / "cut.safetensors"
+    for n_bytes in range(len(whole)):
+        path.write_bytes(whole[:n_bytes])
+        with pytest.raises(FormatError, match="cut.safetensors"):
+            open_checkpoint(path)
+
+
+def test_other_numbers_are_listed_and_refused_when_read(forge: Callable[..., Path]) -> None:
+    with open_checkpoint(forge({"a": ENTRY | {"dtype": "F8_E5M2", "shape": [16]}})) as checkpoint:
+        assert checkpoint.dtype("a") == "F8_E5M2"
+        with pytest.raises(FormatError, match="a holds F8_E5M2 numbers"):
+            checkpoint.read("a")
