@@ -82,9 +82,7 @@ class Arena:
             release_pages()
         self._tensors = []
 
-    def _pack_share(
-        self, tensor: GgufTensor, matrix: np.void, thread: int, n_threads: int
-    ) -> None:
+    def _pack_share(self, tensor: GgufTensor, matrix: np.void, thread: int, n_threads: int) -> None:
         kind = PackedFormat(int(matrix["format"]))
         offset, n_columns = int(matrix["offset"]), int(matrix["n_columns"])
         n_groups = int(matrix["n_rows"]) // ROWS

@@ -10,7 +10,7 @@ class Batch(NamedTuple):
     """A block of T tokens of S sequences; sequence s is tokens starts[s] to starts[s + 1].
 
     tokens: (T,) int32; starts: (S + 1,) int64; states: (S,) int64, addresses of float32 states;
-    logit_rows: (N,) int64, tokens whose logits are wanted; logits: (N, padded n_vocab), overwritten.
+    logit_rows: (N,) int64, tokens whose logits are wanted; logits: (N, padded n_vocab), written.
     """
 
     tokens: npt.NDArray[np.int32]

@@ -91,7 +91,7 @@ def _work(
         failure: BaseException | None = None
         try:
             task(thread, n_threads)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
+        except BaseException as error:
             failure = error
         del task
         finished.put(failure)

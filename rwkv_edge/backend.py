@@ -34,9 +34,7 @@ class Backend(Protocol):
         Gives the logits after the last token, (n_vocab,), or after each, (T, n_vocab): a new array.
         """
 
-    def forward_batch(
-        self, tokens: Sequence[Int32Array], states: Sequence[object]
-    ) -> Float32Array:
+    def forward_batch(self, tokens: Sequence[Int32Array], states: Sequence[object]) -> Float32Array:
         """Advance each state by its own tokens; the logits after each one's last: (B, n_vocab)."""
 
     def state_to_arrays(self, state: object) -> StateArrays:

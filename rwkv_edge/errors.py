@@ -1,4 +1,7 @@
-"""Every failure that a user can cause or meet. Messages name the file, what was found, what was wanted, the remedy."""
+"""Every failure that a user can cause or meet.
+
+A message names the file, what was found, what was wanted, and the remedy.
+"""
 
 
 class RwkvEdgeError(Exception):

@@ -5,6 +5,7 @@ by it, every tensor's extent is checked against the file, and nothing is copied:
 of the mapped file.
 """
 
+import contextlib
 import math
 import mmap
 import struct
@@ -213,12 +214,10 @@ class GgufFile:
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Unmap the file, unless views of it are still alive: then it goes with the last of them."""
+        """Unmap the file; if views of it are still alive, it goes with the last of them."""
         self.tensors = {}
-        try:
+        with contextlib.suppress(BufferError):
             self._map.close()
-        except BufferError:
-            pass
 
     def __enter__(self) -> "GgufFile":
         return self

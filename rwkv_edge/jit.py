@@ -18,8 +18,8 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache,
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Fused multiply-add, and nothing that reorders sums (vectors are explicit here, so nothing is gained
-# by it) or promises that there is no NaN: one in a damaged file must stay one.
+# Fused multiply-add, and nothing that reorders sums (vectors are explicit, nothing would be gained)
+# or promises that there is no NaN: one in a damaged file must stay one.
 FAST_MATH = {"contract"}
 
 

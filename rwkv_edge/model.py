@@ -60,9 +60,7 @@ class Model:
         )
 
     @classmethod
-    def load(
-        cls, path: str | Path, backend: str = "numba", threads: int | None = None
-    ) -> "Model":
+    def load(cls, path: str | Path, backend: str = "numba", threads: int | None = None) -> "Model":
         """Load a GGUF.
 
         backend: "numba", "reference" or "llama". threads: None for one per physical core.

@@ -23,8 +23,8 @@ class ModelFile:
         try:
             self.architecture = self._find_architecture()
             shapes = {name: t.shape for name, t in self.gguf.tensors.items()}
-            self.hyperparameters: Hyperparameters = (
-                self.architecture.hyperparameters_from_gguf(self.gguf.metadata, shapes)
+            self.hyperparameters: Hyperparameters = self.architecture.hyperparameters_from_gguf(
+                self.gguf.metadata, shapes
             )
             n_layer = self.hyperparameters.n_layer
             if n_layer > len(shapes):

@@ -10,14 +10,12 @@ from numba import carray
 
 from rwkv_edge.jit import kernel
 from rwkv_edge.runtime.arch.rwkv7_weights import (
-    A,
     A0,
     A1,
     A2,
     FFN_KEY,
     FFN_VALUE,
     FFN_X_K,
-    G,
     G1,
     G2,
     HIDDEN_A,
@@ -30,11 +28,10 @@ from rwkv_edge.runtime.arch.rwkv7_weights import (
     IN_R,
     IN_V,
     IN_W,
-    K,
-    KEY,
-    KK_A,
     K_A,
     K_K,
+    KEY,
+    KK_A,
     LN0_B,
     LN0_W,
     LN1_B,
@@ -49,23 +46,26 @@ from rwkv_edge.runtime.arch.rwkv7_weights import (
     NORMED,
     OUT,
     OUTPUT,
-    R,
-    RECEPTANCE,
     R_K,
-    V,
+    RECEPTANCE,
     V0,
     V1,
     V2,
-    VALUE,
     V_FIRST,
     V_MIX,
-    W,
+    VALUE,
     W0,
     W1,
     W2,
-    X,
     X_G,
     X_R,
+    A,
+    G,
+    K,
+    R,
+    V,
+    W,
+    X,
     Y,
 )
 from rwkv_edge.runtime.kernels.activations import operand, quantize_slot
@@ -204,7 +204,8 @@ def head_output(y, r, k, v, g, r_k, ln_x_w, ln_x_b, first, last):
 def wkv_of_head(rows, y, p, state, start, stop, first, last):
     """One head over the tokens of one sequence: keys, recurrence, output."""
     for t in range(start, stop):
-        r, k, v, kk_a, minus_kk = rows[R, t], rows[K, t], rows[V, t], rows[KK_A, t], rows[MINUS_KK, t]
+        r, k, v = rows[R, t], rows[K, t], rows[V, t]
+        kk_a, minus_kk = rows[KK_A, t], rows[MINUS_KK, t]
         keys_of_head(k, rows[A, t], p[K_K], p[K_A], minus_kk, kk_a, first, last)
         wkv7_step(
             r[first:last],
@@ -220,7 +221,7 @@ def wkv_of_head(rows, y, p, state, start, stop, first, last):
 
 
 @kernel
-def low_rank_hidden(arena, m, mixed, hidden, n_tokens, thread, n_threads):
+def low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, thread, n_threads):
     """Inside the four low-rank MLPs: tanh(x_w w1), x_a a1, x_v v1, sigmoid(x_g g1)."""
     y = hidden.values[HIDDEN_W]
     first, last = multiply_share(arena, m[W1], mixed, IN_W, n_tokens, y, thread, n_threads)
@@ -230,9 +231,10 @@ def low_rank_hidden(arena, m, mixed, hidden, n_tokens, thread, n_threads):
     y = hidden.values[HIDDEN_A]
     first, last = multiply_share(arena, m[A1], mixed, IN_A, n_tokens, y, thread, n_threads)
     quantize_for(m[A2], hidden, HIDDEN_A, n_tokens, first, last)
-    y = hidden.values[HIDDEN_V]
-    first, last = multiply_share(arena, m[V1], mixed, IN_V, n_tokens, y, thread, n_threads)
-    quantize_for(m[V2], hidden, HIDDEN_V, n_tokens, first, last)
+    if layer > 0:  # layer 0 defines v_first; what its file holds as v0, v1, v2 is padding
+        y = hidden.values[HIDDEN_V]
+        first, last = multiply_share(arena, m[V1], mixed, IN_V, n_tokens, y, thread, n_threads)
+        quantize_for(m[V2], hidden, HIDDEN_V, n_tokens, first, last)
     y = hidden.values[HIDDEN_G]
     first, last = multiply_share(arena, m[G1], mixed, IN_G, n_tokens, y, thread, n_threads)
     for t in range(n_tokens):
@@ -268,12 +270,13 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     multiply_share(arena, m[RECEPTANCE], mixed, IN_R, n_tokens, rows[R], thread, n_threads)
     multiply_share(arena, m[KEY], mixed, IN_K, n_tokens, rows[K], thread, n_threads)
     multiply_share(arena, m[VALUE], mixed, IN_V, n_tokens, rows[V], thread, n_threads)
-    low_rank_hidden(arena, m, mixed, hidden, n_tokens, thread, n_threads)
+    low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, thread, n_threads)
     meet(sync, n_threads)
 
     matmul(arena, m[W2], operand(hidden, HIDDEN_W), n_tokens, rows[W], first, last)
     matmul(arena, m[A2], operand(hidden, HIDDEN_A), n_tokens, rows[A], first, last)
-    matmul(arena, m[V2], operand(hidden, HIDDEN_V), n_tokens, rows[V_MIX], first, last)
+    if layer > 0:
+        matmul(arena, m[V2], operand(hidden, HIDDEN_V), n_tokens, rows[V_MIX], first, last)
     matmul(arena, m[G2], operand(hidden, HIDDEN_G), n_tokens, rows[G], first, last)
     for t in range(n_tokens):
         decay(rows[W, t], p[W0], first, last)
@@ -292,9 +295,7 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     quantize_for(m[OUTPUT], mixed, Y, n_tokens, first, last)
     meet(sync, n_threads)
 
-    first, last = multiply_share(
-        arena, m[OUTPUT], mixed, Y, n_tokens, rows[OUT], thread, n_threads
-    )
+    first, last = multiply_share(arena, m[OUTPUT], mixed, Y, n_tokens, rows[OUT], thread, n_threads)
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
     meet(sync, n_threads)
@@ -349,14 +350,12 @@ def head(weights, s, batch, sync, thread, n_threads):
     matrix = weights.head[0]
     quantize_for(matrix, s.mixed, IN_K, n_rows, first, last)
     meet(sync, n_threads)
-    multiply_share(
-        weights.arena, matrix, s.mixed, IN_K, n_rows, batch.logits, thread, n_threads
-    )
+    multiply_share(weights.arena, matrix, s.mixed, IN_K, n_rows, batch.logits, thread, n_threads)
 
 
 @kernel
 def forward(weights, scratch, batch, sync, thread, n_threads):
-    """One block through the model: states advance, logits are written. False if a thread is missing.
+    """One block through the model: states advance, logits are written. False without all threads.
 
     Every thread of the team calls this with the same arguments but its own number. At most as many
     tokens as `scratch` has rows; tokens are in range (nothing here checks them).

@@ -100,9 +100,7 @@ class LlamaCppBackend:
                 rows += [self._logits(i) for i, is_wanted in enumerate(wanted) if is_wanted]
         return np.stack(rows) if all_logits else rows[-1]
 
-    def forward_batch(
-        self, tokens: Sequence[Int32Array], states: Sequence[object]
-    ) -> Float32Array:
+    def forward_batch(self, tokens: Sequence[Int32Array], states: Sequence[object]) -> Float32Array:
         """One sequence after the other."""
         pairs = zip(tokens, states, strict=True)
         return np.stack([self.forward(part, state, False) for part, state in pairs])

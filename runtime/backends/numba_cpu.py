@@ -22,9 +22,19 @@ BLOCK_TOKENS = 64
 HEAD_SIZE_UNIT = 16
 
 
+# Weights that a thread must have to itself before its share outweighs six meetings in each layer.
+BYTES_PER_THREAD = 4 << 20
+
+
+def useful_threads(model: ModelFile) -> int:
+    """One thread per physical core, but fewer for a model so small that they would only wait."""
+    n_bytes = sum(tensor.raw.nbytes for tensor in model.gguf.tensors.values())
+    return max(1, min(physical_cores(), n_bytes // BYTES_PER_THREAD))
+
+
 @dataclass(frozen=True)
 class NumbaState:
-    """All arrays of one sequence's state, one after the other: float32, laid out for the kernels."""
+    """All arrays of one sequence's state, one after the other, laid out for the kernels."""
 
     values: Float32Array
 
@@ -49,7 +59,7 @@ class NumbaBackend:
         self._architecture = architecture_of(hp.version)
         self._compiled = COMPILED[hp.version]
         self._state_shapes = self._architecture.state_shapes(hp)
-        self._team = ThreadTeam(threads or physical_cores())
+        self._team = ThreadTeam(threads or useful_threads(model))
         self._weights = self._compiled.load_weights(model, self._team)
         self._scratch = self._compiled.new_scratch(hp, BLOCK_TOKENS)
 
@@ -75,9 +85,7 @@ class NumbaBackend:
             blocks.append(logits)
         return np.concatenate(blocks) if all_logits else blocks[-1][0]
 
-    def forward_batch(
-        self, tokens: Sequence[Int32Array], states: Sequence[object]
-    ) -> Float32Array:
+    def forward_batch(self, tokens: Sequence[Int32Array], states: Sequence[object]) -> Float32Array:
         """Advance many sequences in one pass over the weights per block of tokens."""
         out = np.empty((len(tokens), self.hyperparameters.n_vocab), np.float32)
         left = dict(enumerate(tokens))
@@ -134,9 +142,7 @@ class NumbaBackend:
         parts = [self._transpose(name, arrays[name]).reshape(-1) for name in self._state_shapes]
         return NumbaState(np.concatenate(parts, dtype=np.float32))
 
-    def _transpose(
-        self, name: str, array: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def _transpose(self, name: str, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Between the canonical layout and the kernels', which is the same step both ways."""
         return np.swapaxes(array, -1, -2) if name in self._compiled.transposed else array
 

@@ -34,9 +34,7 @@ class ReferenceBackend:
             return np.stack([self._model.logits(row) for row in rows])
         return self._model.logits(rows[-1])
 
-    def forward_batch(
-        self, tokens: Sequence[Int32Array], states: Sequence[object]
-    ) -> Float32Array:
+    def forward_batch(self, tokens: Sequence[Int32Array], states: Sequence[object]) -> Float32Array:
         """One sequence after the other."""
         pairs = zip(tokens, states, strict=True)
         return np.stack([self.forward(part, state, False) for part, state in pairs])

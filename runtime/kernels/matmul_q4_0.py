@@ -43,6 +43,4 @@ def dot(w, quads, k, correction):
 @kernel
 def matmul_q4_0(weights, matrix, x, n_tokens, y, first_row, last_row):
     """y = x W^T for Q4_0 weights; see `multiply`."""
-    multiply(
-        load, dot, ZERO_CODE, CODE_BYTES, weights, matrix, x, n_tokens, y, first_row, last_row
-    )
+    multiply(load, dot, ZERO_CODE, CODE_BYTES, weights, matrix, x, n_tokens, y, first_row, last_row)

@@ -1,7 +1,5 @@
 """Weights of a file interleaved into the order in which the matrix products read them."""
 
-import numpy as np
-
 from rwkv_edge.jit import kernel
 
 # Rows that travel together: one lane of a vector each.

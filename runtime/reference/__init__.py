@@ -1,4 +1,4 @@
-"""Each version of RWKV in plain numpy float32, one file each: the definition that kernels must meet."""
+"""Each version of RWKV in plain numpy float32, one file each: what kernels must meet."""
 
 from rwkv_edge.runtime.reference.base import ReferenceModel
 from rwkv_edge.runtime.reference.rwkv7 import Rwkv7

@@ -1,4 +1,4 @@
-"""What all versions share in the reference: weights by name, layer norm, the embedding, the head."""
+"""What all versions share in the reference: weights by name, norms, the embedding, the head."""
 
 from abc import ABC, abstractmethod
 

@@ -124,9 +124,7 @@ def power_of_two(typing_context: Any, exponent: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         bias = ir.Constant(i32x16.llvm, [127] * 16)
         mantissa_bits = ir.Constant(i32x16.llvm, [23] * 16)
-        return builder.bitcast(
-            builder.shl(builder.add(args[0], bias), mantissa_bits), f32x16.llvm
-        )
+        return builder.bitcast(builder.shl(builder.add(args[0], bias), mantissa_bits), f32x16.llvm)
 
     return (f32x16(i32x16), codegen) if exponent == i32x16 else None
 

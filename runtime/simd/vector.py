@@ -52,9 +52,9 @@ def _define_operator(operation: Callable[..., Any], float_verb: str, int_verb: s
     class VectorOperator(AbstractTemplate):
         def generic(self, args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
             del kws
-            if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:
-                if args[0].element == "f32" or int_verb is not None:
-                    return signature(args[0], *args)
+            same = len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]
+            if same and (args[0].element == "f32" or int_verb is not None):
+                return signature(args[0], *args)
             return None
 
     @lower_builtin(operation, Vector, Vector)

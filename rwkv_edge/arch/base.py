@@ -24,7 +24,7 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of a GGUF: its llama.cpp name and its shape in numpy order (last is contiguous)."""
+    """One tensor of a GGUF: its llama.cpp name, its shape in numpy order (contiguous last)."""
 
     name: str
     shape: Shape
@@ -53,7 +53,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
-        """The canonical state: float32 arrays by name, the layer first; a fresh state is `initial`."""
+        """The canonical state: float32 arrays by name, the layer first."""
 
     def state_initial_value(self, array_name: str) -> float:
         """What a fresh state's array is filled with."""

@@ -19,7 +19,7 @@ LERPS = ("r", "w", "k", "v", "a", "g")
 
 @dataclass(frozen=True)
 class Rwkv7Hyperparameters(Hyperparameters):
-    """RWKV-7 adds the ranks of four low-rank MLPs: decay w, in-context rate a, value mix v, gate g."""
+    """RWKV-7 adds the ranks of four low-rank MLPs: decay w, rate a, value mix v, gate g."""
 
     decay_rank: int
     iclr_rank: int
@@ -36,7 +36,7 @@ class Rwkv7(Architecture):
     def hyperparameters_from_gguf(
         self, metadata: Mapping[str, object], shapes: Mapping[str, Shape]
     ) -> Rwkv7Hyperparameters:
-        """Read the shape out of a GGUF's keys; the ranks come from the tensors, as they bind."""
+        """Read the shape out of a GGUF's keys."""
         n_embd = read_count(metadata, "rwkv7.embedding_length")
         head_size = read_count(metadata, "rwkv7.wkv.head_size")
         if n_embd % head_size:
@@ -44,8 +44,8 @@ class Rwkv7(Architecture):
                 f"rwkv7.embedding_length is {n_embd}, not a multiple of the head size {head_size}"
             )
 
-        def rank(tensor: str) -> int:
-            return require_shape(shapes, f"blk.0.time_mix_{tensor}.weight", 2)[0]
+        def rank(name: str) -> int:
+            return read_count(metadata, f"rwkv7.attention.{name}_lora_rank")
 
         return Rwkv7Hyperparameters(
             version=self.version,
@@ -54,10 +54,10 @@ class Rwkv7(Architecture):
             n_ffn=read_count(metadata, "rwkv7.feed_forward_length"),
             n_vocab=require_shape(shapes, "token_embd.weight", 2)[0],
             head_size=head_size,
-            decay_rank=rank("w1"),
-            iclr_rank=rank("a1"),
-            value_rank=rank("v1"),
-            gate_rank=rank("g1"),
+            decay_rank=rank("decay"),
+            iclr_rank=rank("iclr"),
+            value_rank=rank("value_residual_mix"),
+            gate_rank=rank("gate"),
         )
 
     def gguf_metadata(self, hyperparameters: Hyperparameters) -> dict[str, int | float]:
@@ -81,30 +81,33 @@ class Rwkv7(Architecture):
         """Every tensor of the file, in file order."""
         hp = as_rwkv7(hyperparameters)
         C, F = hp.n_embd, hp.n_ffn
-        layer = [
-            ("attn_norm.weight", (C,), Role.VECTOR),
-            ("attn_norm.bias", (C,), Role.VECTOR),
-            ("attn_norm_2.weight", (C,), Role.VECTOR),
-            ("attn_norm_2.bias", (C,), Role.VECTOR),
-            ("time_mix_lerp_fused.weight", (len(LERPS), 1, 1, C), Role.VECTOR),
-            *low_rank("w", C, hp.decay_rank),
-            *low_rank("a", C, hp.iclr_rank),
-            *low_rank("v", C, hp.value_rank),
-            ("time_mix_g1.weight", (hp.gate_rank, C), Role.LORA),
-            ("time_mix_g2.weight", (C, hp.gate_rank), Role.LORA),
-            ("time_mix_k_k.weight", (C,), Role.VECTOR),
-            ("time_mix_k_a.weight", (C,), Role.VECTOR),
-            ("time_mix_r_k.weight", (C,), Role.VECTOR),
-            ("time_mix_receptance.weight", (C, C), Role.MATRIX),
-            ("time_mix_key.weight", (C, C), Role.MATRIX),
-            ("time_mix_value.weight", (C, C), Role.MATRIX),
-            ("time_mix_ln.weight", (C,), Role.VECTOR),
-            ("time_mix_ln.bias", (C,), Role.VECTOR),
-            ("time_mix_output.weight", (C, C), Role.MATRIX),
-            ("channel_mix_lerp_k.weight", (C,), Role.VECTOR),
-            ("channel_mix_key.weight", (F, C), Role.MATRIX),
-            ("channel_mix_value.weight", (C, F), Role.MATRIX),
-        ]
+
+        def layer(value_rank: int) -> list[tuple[str, Shape, Role]]:
+            return [
+                ("attn_norm.weight", (C,), Role.VECTOR),
+                ("attn_norm.bias", (C,), Role.VECTOR),
+                ("attn_norm_2.weight", (C,), Role.VECTOR),
+                ("attn_norm_2.bias", (C,), Role.VECTOR),
+                ("time_mix_lerp_fused.weight", (len(LERPS), 1, 1, C), Role.VECTOR),
+                *low_rank("w", C, hp.decay_rank),
+                *low_rank("a", C, hp.iclr_rank),
+                *low_rank("v", C, value_rank),
+                ("time_mix_g1.weight", (hp.gate_rank, C), Role.LORA),
+                ("time_mix_g2.weight", (C, hp.gate_rank), Role.LORA),
+                ("time_mix_k_k.weight", (C,), Role.VECTOR),
+                ("time_mix_k_a.weight", (C,), Role.VECTOR),
+                ("time_mix_r_k.weight", (C,), Role.VECTOR),
+                ("time_mix_receptance.weight", (C, C), Role.MATRIX),
+                ("time_mix_key.weight", (C, C), Role.MATRIX),
+                ("time_mix_value.weight", (C, C), Role.MATRIX),
+                ("time_mix_ln.weight", (C,), Role.VECTOR),
+                ("time_mix_ln.bias", (C,), Role.VECTOR),
+                ("time_mix_output.weight", (C, C), Role.MATRIX),
+                ("channel_mix_lerp_k.weight", (C,), Role.VECTOR),
+                ("channel_mix_key.weight", (F, C), Role.MATRIX),
+                ("channel_mix_value.weight", (C, F), Role.MATRIX),
+            ]
+
         return [
             TensorSpec("token_embd.weight", (hp.n_vocab, C), Role.MATRIX),
             TensorSpec("token_embd_norm.weight", (C,), Role.VECTOR),
@@ -112,7 +115,8 @@ class Rwkv7(Architecture):
             *(
                 TensorSpec(f"blk.{i}.{name}", shape, role)
                 for i in range(hp.n_layer)
-                for name, shape, role in layer
+                # Layer 0's v1 and v2 are padding, which llama.cpp wants in the shape of a1 and a2.
+                for name, shape, role in layer(hp.iclr_rank if i == 0 else hp.value_rank)
             ),
             TensorSpec("output_norm.weight", (C,), Role.VECTOR),
             TensorSpec("output_norm.bias", (C,), Role.VECTOR),
