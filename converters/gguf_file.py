@@ -8,10 +8,11 @@ from typing import BinaryIO
 
 import gguf
 import numpy as np
-from rwkv_edge.converters.vocabulary import Vocabulary, escape_token
+from rwkv_edge.converters.vocabulary import Vocabulary
 
 from rwkv_edge.arch import TensorSpec
 from rwkv_edge.quant import QuantFormat
+from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, escape_token
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 # `general.file_type`: how llama.cpp calls a file by most of its weights.
@@ -22,7 +23,6 @@ FILE_TYPES = {
     "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
     "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
-TOKENIZER_KEY = "rwkv_edge.tokenizer"
 END_OF_DOCUMENT = "<s>"
 # llama.cpp knows the template of World models by this name.
 WORLD_CHAT_TEMPLATE = "rwkv-world"
@@ -117,4 +117,4 @@ def add_tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary, n_vocab: int)
     writer.add_add_bos_token(False)
     if vocabulary.is_world:
         writer.add_chat_template(WORLD_CHAT_TEMPLATE)
-    writer.add_string(TOKENIZER_KEY, vocabulary.kind)
+    writer.add_string(KIND_KEY, vocabulary.kind)

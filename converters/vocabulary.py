@@ -161,8 +161,3 @@ def parse_line(line: str) -> tuple[int, bytes]:
     if not 0 < len(token) <= MAX_TOKEN_BYTES:
         raise ValueError(f"a token has 1 to {MAX_TOKEN_BYTES} bytes, not {len(token)}")
     return int(match[1]), token
-
-
-def escape_token(token: bytes) -> str:
-    """A token as llama.cpp writes it in a GGUF: Python's repr of bytes, quotes off."""
-    return repr(token)[2:-1]

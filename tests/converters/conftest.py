@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 

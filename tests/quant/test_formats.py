@@ -101,7 +101,7 @@ def test_a_q4_0_block_has_these_bytes() -> None:
     x = np.arange(-16, 16, dtype=np.float32)[None]
     # The largest is -16, so the scale is 2 and the codes run from 0 to 15; 2 is 0x4000.
     # Low halves are those of -16 to -1, high halves those of 0 to 15, where 16 is cut to 15.
-    codes = "80" "91" "91" "a2" "a2" "b3" "b3" "c4" "c4" "d5" "d5" "e6" "e6" "f7" "f7" "f8"
+    codes = "809191a2a2b3b3c4c4d5d5e6e6f7f7f8"
     assert Q4_0.encode(x).tobytes().hex() == "0040" + codes
 
 

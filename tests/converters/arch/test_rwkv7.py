@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+
+from rwkv_edge.arch import ARCHITECTURES
+from rwkv_edge.arch.rwkv7 import LERPS, Rwkv7Hyperparameters
 from rwkv_edge.converters.arch.base import Padding, Source
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.converters.synthetic import checkpoint_shapes
-
-from rwkv_edge.arch import ARCHITECTURES
-from rwkv_edge.arch.rwkv7 import LERPS, Rwkv7Hyperparameters
 from rwkv_edge.errors import FormatError
 
 Shapes = dict[str, tuple[int, ...]]

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+
 from rwkv_edge.converters.arch import recognise
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.converters.checkpoints import open_checkpoint
-
 from rwkv_edge.errors import UnsupportedModelError
 
 V4 = {"att.time_decay": (64,), "att.time_first": (64,), "ffn.key.weight": (256, 64)}

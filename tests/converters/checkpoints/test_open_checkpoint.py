@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from rwkv_edge.converters.checkpoints import open_checkpoint
 
+from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.errors import FormatError
 
 FOREIGN = {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rwkv_edge.converters.checkpoints.pickled import (
     MAX_PICKLE_BYTES,
     PickledTensor,

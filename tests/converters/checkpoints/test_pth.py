@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
 from rwkv_edge.converters.checkpoints.pth_writer import (
     PthWriter,
@@ -18,7 +19,6 @@ from rwkv_edge.converters.checkpoints.pth_writer import (
     pickled_entry,
     text,
 )
-
 from rwkv_edge.errors import FormatError
 
 Forge = Callable[..., Path]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rwkv_edge.converters.checkpoints import open_checkpoint
 
+from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.errors import FormatError
 
 ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}

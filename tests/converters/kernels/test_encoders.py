@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rwkv_edge.converters.kernels.floats import (
     encode_bf16,
     encode_f16,
@@ -17,7 +18,6 @@ from rwkv_edge.converters.kernels.floats import (
 from rwkv_edge.converters.kernels.half import F32_INFINITY
 from rwkv_edge.converters.kernels.q4_0 import encode_q4_0
 from rwkv_edge.converters.kernels.q8_0 import encode_q8_0
-
 from rwkv_edge.quant import BF16, F16, Q4_0, Q8_0, QuantFormat
 
 Weights = npt.NDArray[np.float32]

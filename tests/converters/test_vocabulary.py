@@ -1,0 +1,149 @@
+"""Vocabulary files: World's own, small ones, and what is none."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from rwkv_edge.converters import vocabulary as vocabulary_module
+from rwkv_edge.converters.vocabulary import (
+    WORLD_FILE,
+    byte_vocabulary,
+    choose_vocabulary,
+    parse_line,
+    read_vocabulary,
+    world_vocabulary,
+)
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "model.pth"
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="")
+    return path
+
+
+SMALL = ["1 'a' 1", "2 'b c' 3", r"3 b'\xff' 1", r"4 '\n\n' 2", "5 '日' 3", "6 '\x85' 2"]
+
+
+def test_a_small_vocabulary_is_read(tmp_path: Path) -> None:
+    found = read_vocabulary(write(tmp_path / "v.txt", *SMALL))
+    assert found.tokens == [b"a", b"b c", b"\xff", b"\n\n", "日".encode(), "\x85".encode()]
+    assert (found.kind, found.first_id, found.n_ids, found.is_world) == ("world", 1, 7, False)
+
+
+def test_lines_may_end_as_windows_ends_them(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes("\r\n".join(SMALL).encode())
+    assert len(read_vocabulary(path).tokens) == len(SMALL)
+
+
+def test_ids_may_begin_at_zero(tmp_path: Path) -> None:
+    lines = [f"{i} {bytes([i])!r} 1" for i in range(256)]
+    found = read_vocabulary(write(tmp_path / "v.txt", *lines))
+    assert (found.kind, found.first_id, found.tokens) == ("bytes", 0, byte_vocabulary().tokens)
+    found = read_vocabulary(write(tmp_path / "v.txt", *lines[:9]))
+    assert (found.kind, found.first_id) == ("world", 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "no tokens"),
+        (["2 'a' 1"], "line 1: id 2, wanted 1"),
+        (["1 'a' 1", "3 'b' 1"], "line 2: id 3, wanted 2"),
+        (["1 'a' 1", "1 'b' 1"], "line 2: id 1, wanted 2"),
+        (["1 'a' 1", "2 'a' 1"], "line 2: repeats"),
+        (["1 'a' 1", "2 b'a' 1"], "line 2: repeats"),
+        (["1 'a' 2"], "line 1: the token has 1 bytes, the line says 2"),
+        (["1 '日' 1"], "3 bytes"),
+        (["1 '' 0"], "1 to 1024 bytes"),
+        ([f"1 '{'x' * 2000}' 2000"], "1 to 1024 bytes"),
+        ([f"1 '{'x' * 20000}' 20000"], "line 1: not"),
+        (["1 a 1"], "line 1: not"),
+        (["1 [1] 1"], "line 1: not"),
+        (["1 'a'"], "line 1: not"),
+        (["x 'a' 1"], "line 1: not"),
+        (["-1 'a' 1"], "line 1: not"),
+        (["1 'a' + 'b' 2"], "line 1: not a"),
+        (["1 'a', 'b' 2"], "line 1: not a"),
+        (["1 'a'.__class__ 2"], "line 1: not"),
+        ([r"1 '\ud800' 3"], "surrogate"),
+        ([r"1 '\x' 1"], "not a Python literal"),
+        (["GIF89a"], "line 1: not"),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_refused(
+    tmp_path: Path, lines: list[str], message: str
+) -> None:
+    path = write(tmp_path / "v.txt", *lines)
+    with pytest.raises(FormatError, match=message) as caught:
+        read_vocabulary(path)
+    assert str(path) in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(b"1 '\xff' 1\n")
+    with pytest.raises(FormatError, match="UTF-8"):
+        read_vocabulary(path)
+    with pytest.raises(FormatError, match="cannot be read"):
+        read_vocabulary(tmp_path)
+
+
+def test_literals_are_never_run() -> None:
+    with pytest.raises(ValueError, match="not"):
+        parse_line("1 b'' if __import__('os').abort() else b'' 1")
+
+
+def test_world_has_the_tokens_of_the_official_package() -> None:
+    """The `rwkv` package keeps its own copy, with Windows line ends; it is the oracle."""
+    official = importlib.util.find_spec("rwkv")
+    if official is None or official.origin is None:
+        pytest.skip("the official rwkv package is not installed")
+    world = world_vocabulary()
+    assert world.is_world
+    assert (world.n_ids, world.kind) == (65530, "world")
+    assert world.tokens == read_vocabulary(Path(official.origin).parent / WORLD_FILE).tokens
+    assert world.tokens[261 - 1] == b"\n\n"
+
+
+def test_world_is_found_without_importing_its_package() -> None:
+    before = set(sys.modules)
+    world_vocabulary()
+    assert not {"pyrwkv_tokenizer", "rwkv", "torch"} & (set(sys.modules) - before)
+
+
+def test_without_a_package_the_message_says_which_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vocabulary_module, "WORLD_PACKAGES", ("no_such_package",))
+    with pytest.raises(UnsupportedModelError, match="pip install pyrwkv-tokenizer"):
+        world_vocabulary()
+
+
+def test_the_number_of_embeddings_chooses(source: Path) -> None:
+    assert choose_vocabulary(source, 65536, None).is_world
+    assert choose_vocabulary(source, 256, None).kind == "bytes"
+    with pytest.raises(UnsupportedModelError, match=r"has 1000 embeddings.*model\.vocab\.txt"):
+        choose_vocabulary(source, 1000, None)
+
+
+def test_a_file_beside_the_checkpoint_is_used(source: Path, tmp_path: Path) -> None:
+    beside = write(tmp_path / "model.vocab.txt", *SMALL)
+    assert choose_vocabulary(source, 256, None).origin == str(beside)
+    named = write(tmp_path / "named.txt", *SMALL[:2])
+    assert choose_vocabulary(source, 256, named).origin == str(named)
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(source: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", *SMALL)
+    assert choose_vocabulary(source, 7, path).n_ids == 7
+    with pytest.raises(FormatError, match="ids up to 6.*embeddings for 6 ids"):
+        choose_vocabulary(source, 6, path)
