@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from rwkv_edge.arch import Role, TensorSpec, architecture_of
+from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.converters.arch import AsStored, CheckpointReader, Source, recognise
 from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
 from rwkv_edge.converters.gguf_file import FILE_TYPES, GgufHeader, PlannedTensor, pad, write_header
 from rwkv_edge.converters.vocabulary import Vocabulary, choose_vocabulary
-
-from rwkv_edge.arch import Role, TensorSpec, architecture_of
-from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.errors import FormatError, InputError, RwkvEdgeError, UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import BF16, F16, F32, QUANT_FORMATS, Bytes, QuantFormat

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import gguf
 import numpy as np
-from rwkv_edge.converters.vocabulary import Vocabulary
 
 from rwkv_edge.arch import TensorSpec
+from rwkv_edge.converters.vocabulary import Vocabulary
 from rwkv_edge.quant import QuantFormat
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, escape_token
 

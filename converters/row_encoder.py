@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, Checkpoint
 from rwkv_edge.converters.kernels.floats import (
     encode_bf16,
@@ -19,7 +20,6 @@ from rwkv_edge.converters.kernels.floats import (
 from rwkv_edge.converters.kernels.half import F32_INFINITY
 from rwkv_edge.converters.kernels.q4_0 import encode_q4_0
 from rwkv_edge.converters.kernels.q8_0 import encode_q8_0
-
 from rwkv_edge.errors import FormatError
 from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0, Bytes, Float32Array, QuantFormat
 

@@ -13,11 +13,11 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+
+from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.arch.rwkv7 import LAYER_0_PADDING, Rwkv7Reader
 from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, Shape
 from rwkv_edge.converters.checkpoints.pth_writer import PthWriter
-
-from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.quant import BF16, F16, F32, Bytes, QuantFormat
 
 FORMATS: dict[str, type[QuantFormat]] = {"float32": F32, "float16": F16, "bfloat16": BF16}

@@ -26,9 +26,14 @@ def test_a_file_takes_its_name_when_the_block_ends(tmp_path: Path) -> None:
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "a.state"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(str(path)) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with atomic_write(str(path)) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.state"]
     with atomic_write(path) as file:

@@ -8,7 +8,6 @@ from rwkv_edge.converters.arch.base import (
 )
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.arch.versions import version_of
-
 from rwkv_edge.errors import UnsupportedModelError
 
 __all__ = ["AsStored", "CheckpointReader", "Shapes", "Source", "recognise"]

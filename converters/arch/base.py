@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from rwkv_edge.converters.checkpoints import Checkpoint
 
 from rwkv_edge.arch.gguf_keys import MAX_COUNT
+from rwkv_edge.converters.checkpoints import Checkpoint
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import Float32Array

@@ -1,5 +1,6 @@
 """RWKV-7 checkpoints, as RWKV-LM saves them, to the tensors of `rwkv_edge.arch.rwkv7`."""
 
+from rwkv_edge.arch.rwkv7 import LERPS, Rwkv7Hyperparameters, as_rwkv7
 from rwkv_edge.converters.arch.base import (
     AsStored,
     CheckpointReader,
@@ -12,8 +13,6 @@ from rwkv_edge.converters.arch.base import (
     count_layers,
     require_shape,
 )
-
-from rwkv_edge.arch.rwkv7 import LERPS, Rwkv7Hyperparameters, as_rwkv7
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import Hyperparameters
 

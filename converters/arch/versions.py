@@ -3,7 +3,6 @@
 from collections.abc import Collection
 
 from rwkv_edge.converters.arch.base import Shapes
-
 from rwkv_edge.errors import UnsupportedModelError
 
 

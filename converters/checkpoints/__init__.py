@@ -9,7 +9,6 @@ from rwkv_edge.converters.checkpoints.safetensors_file import (
     looks_like_safetensors,
     read_safetensors_directory,
 )
-
 from rwkv_edge.errors import FormatError
 
 __all__ = ["Checkpoint", "open_checkpoint"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwkv_edge.converters.checkpoints.base import MAX_DIMENSIONS, is_size, plain
-
 from rwkv_edge.errors import FormatError
 
 # The largest published model describes itself in 0.3 MB; one byte can become 70 in memory.

@@ -22,7 +22,6 @@ from rwkv_edge.converters.checkpoints.pickled import (
     PickleError,
     load_tensors,
 )
-
 from rwkv_edge.errors import FormatError
 
 ZIP_MAGIC = b"PK\x03\x04"

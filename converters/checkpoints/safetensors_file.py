@@ -20,7 +20,6 @@ from rwkv_edge.converters.checkpoints.base import (
     plain,
     require_plain_name,
 )
-
 from rwkv_edge.errors import FormatError
 
 HEADER_LENGTH = struct.Struct("<Q")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from rwkv_edge.converters.kernels.half import (
     F16_INFINITY,
     F16_OVERFLOW,
@@ -14,7 +15,6 @@ from rwkv_edge.converters.kernels.half import (
     SIGN_SHIFT,
     f16_bits,
 )
-
 from rwkv_edge.jit import kernel
 
 Float32Array = npt.NDArray[np.float32]

@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from rwkv_edge.converters.kernels.half import F16_OVERFLOW, F32_INFINITY, F32_MAGNITUDE, f16_bits
 
+from rwkv_edge.converters.kernels.half import F16_OVERFLOW, F32_INFINITY, F32_MAGNITUDE, f16_bits
 from rwkv_edge.jit import kernel
 from rwkv_edge.quant import Q8_0
 from rwkv_edge.quant.q8_0 import LARGEST_CODE

@@ -1,4 +1,4 @@
-"""Checkpoints to convert: trained ones where they lie beside the repository, random ones, forged ones."""
+"""Checkpoints to convert: trained (where they lie beside the repository), random, and forged."""
 
 import zipfile
 from collections.abc import Callable, Mapping

@@ -285,7 +285,7 @@ def test_a_weight_too_large_for_its_format_is_refused_with_a_remedy(
         weights = checkpoint.read(key)
     weights[0, 0] = -value
     rewrite(tiny_pth, tmp_path / "large.pth", {key: weights})
-    with pytest.raises(FormatError, match="too large for .*convert to F32"):
+    with pytest.raises(FormatError, match=r"too large for .*convert to F32"):
         convert(tmp_path / "large.pth", tmp_path / "m.gguf", weight_type)
     assert convert(tmp_path / "large.pth", tmp_path / "m.gguf", "F32").n_bytes > 0
 

@@ -1,4 +1,4 @@
-"""Random checkpoints: loadable by torch and by the official package, the same each time, and sane."""
+"""Random checkpoints: loadable by torch and the official package, the same each time, and sane."""
 
 import subprocess
 import sys

@@ -145,5 +145,5 @@ def test_a_file_beside_the_checkpoint_is_used(source: Path, tmp_path: Path) -> N
 def test_a_vocabulary_larger_than_the_model_is_refused(source: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "v.txt", *SMALL)
     assert choose_vocabulary(source, 7, path).n_ids == 7
-    with pytest.raises(FormatError, match="ids up to 6.*embeddings for 6 ids"):
+    with pytest.raises(FormatError, match=r"ids up to 6.*embeddings for 6 ids"):
         choose_vocabulary(source, 6, path)

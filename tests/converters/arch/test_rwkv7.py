@@ -54,7 +54,7 @@ def test_every_tensor_must_have_its_shape(shapes: Shapes) -> None:
 def test_an_embedding_of_an_impossible_shape_is_refused(
     shapes: Shapes, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(FormatError, match="emb.weight"):
+    with pytest.raises(FormatError, match=r"emb\.weight"):
         READER.check(shapes | {"emb.weight": shape})
 
 

@@ -1,4 +1,4 @@
-"""Whatever is handed over instead of a checkpoint is refused in one sentence that says what it is."""
+"""Whatever is handed over instead of a checkpoint is refused in a sentence that says what it is."""
 
 import os
 from pathlib import Path
