@@ -81,13 +81,10 @@ class ChatTemplate:
         length: ThinkLength = ThinkLength.UNSAID,
     ) -> str:
         """What the user says, up to where the model answers."""
-        return self._user(text, length) + self._answering(think)
+        return f"{self._user(text, length)}{self.assistant_prefix}{think.value}"
 
     def _user(self, text: str, length: ThinkLength = ThinkLength.UNSAID) -> str:
         return f"{self.user_prefix}{self.clean(text)}{length.value}{self.separator}"
-
-    def _answering(self, think: ThinkMode) -> str:
-        return f"{self.assistant_prefix}{think.value}"
 
     def prompt(
         self,

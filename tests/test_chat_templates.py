@@ -167,7 +167,7 @@ def test_streaming_parts_an_answer_as_its_definition(think: ThinkMode, pieces: l
     thinking = "".join(part[0] for part in parts)
     shown = "".join(part[1] for part in parts)
 
-    answer = (think.value + "".join(pieces)).strip()
+    answer = (think.value + "".join(pieces)).lstrip()
     if not "".join(pieces):
         expected = ("", "")
     elif answer.startswith("<think>"):
@@ -178,7 +178,7 @@ def test_streaming_parts_an_answer_as_its_definition(think: ThinkMode, pieces: l
                 break
         expected = (before.strip(), after.strip())
     else:
-        expected = ("", answer)
+        expected = ("", answer.rstrip())
     assert (thinking, shown) == expected
 
 
