@@ -1,0 +1,82 @@
+"""`rwkv-edge doctor`."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rwkv_edge.apps import console, options
+from rwkv_edge.apps.machine import Machine, inspect_machine
+
+# Long enough that a prompt goes through in several blocks, and a compiled tokenizer is used.
+WARM_TEXT = "The quick brown fox jumps over the lazy dog. " * 60
+WARM_TOKENS = 70
+
+
+def doctor(
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Compile all kernels now, so that no first run waits.")
+    ] = False,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what this CPU and installation can do.
+
+    Its features, the kernels they select, and optional packages.
+    """
+    if warm:
+        compile_kernels(threads)
+    machine = inspect_machine()
+    if as_json:
+        console.write_json(machine)
+    else:
+        show(machine)
+
+
+def compile_kernels(threads: int | None) -> None:
+    """Convert the built-in checkpoint to every weight type and run it once in each."""
+    from rwkv_edge import Model
+    from rwkv_edge.builtin import checkpoint_path
+    from rwkv_edge.converters.convert import convert
+    from rwkv_edge.converters.gguf_file import FILE_TYPES
+
+    with (
+        tempfile.TemporaryDirectory(prefix="rwkv-edge-") as folder,
+        console.progress("compiling kernels") as progress,
+    ):
+        for done, weight_type in enumerate(FILE_TYPES):
+            progress(done, len(FILE_TYPES))
+            path = Path(folder) / f"{weight_type}.gguf"
+            convert(checkpoint_path(), path, weight_type, threads=threads)
+            with Model.load(path, threads=threads) as model:
+                tokens = model.tokenizer.encode(WARM_TEXT)[:WARM_TOKENS]
+                _, state = model.forward(tokens, all_logits=True)
+                model.forward(tokens[:1], state)
+        progress(len(FILE_TYPES), len(FILE_TYPES))
+
+
+def show(machine: Machine) -> None:
+    """For a person."""
+    memory = console.human_bytes(machine.memory) if machine.memory else "unknown"
+    if machine.memory_available:
+        memory += f", {console.human_bytes(machine.memory_available)} available"
+    compiled = "compiled" if machine.kernels_compiled else "not compiled yet: doctor --warm does it"
+    console.write_facts(
+        {
+            "rwkv-edge": f"{machine.rwkv_edge}, Python {machine.python}, {machine.system}",
+            "CPU": machine.cpu,
+            "features": " ".join(machine.features) or "none that kernels use",
+            "kernels": f"tier {machine.tier}, {compiled}",
+            "threads": str(machine.threads),
+            "memory": memory,
+            "kernel cache": (
+                f"{machine.kernel_cache} ({console.human_bytes(machine.kernel_cache_bytes)})"
+            ),
+        }
+    )
+    console.write_table(
+        ("package", "version", "for"),
+        [(p.name, p.version or "not installed", p.purpose) for p in machine.packages],
+        n_left=3,
+    )

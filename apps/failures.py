@@ -1,0 +1,53 @@
+"""Every expected failure as one line on stderr and an exit code."""
+
+import contextlib
+import os
+import sys
+
+from rwkv_edge.apps.console import one_line
+from rwkv_edge.errors import RwkvEdgeError
+
+FAILED = 1
+USAGE = 2
+# What shells report of a program that Ctrl-C ended: 128 + SIGINT.
+INTERRUPTED = 130
+
+
+def report(error: BaseException) -> int | None:
+    """Say what went wrong and give the exit code; None for what nobody expected."""
+    described = describe(error)
+    if described is None:
+        return None
+    message, code = described
+    if isinstance(error, OSError):
+        abandon_stdout()
+    # stderr may be closed or on a full disk as well; the exit code still says it.
+    with contextlib.suppress(OSError, ValueError):
+        print(f"rwkv-edge: {one_line(message)}", file=sys.stderr, flush=True)
+    return code
+
+
+def describe(error: BaseException) -> tuple[str, int] | None:
+    """The message and exit code of an expected failure."""
+    if isinstance(error, RwkvEdgeError):
+        return str(error), FAILED
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return "the output was closed before its end", FAILED
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        name = error.filename
+        named = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+        return (f"{named}: {reason}" if named else reason), FAILED
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this", FAILED
+    return None
+
+
+def abandon_stdout() -> None:
+    """Send what is still unwritten nowhere: Python would try again at exit, and complain."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,146 @@
+"""What a file of any kind that this program meets is, from its header alone."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rwkv_edge.arch import ARCHITECTURES
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.gguf_reader import MAGIC, GgufFile
+from rwkv_edge.hyperparameters import Hyperparameters
+
+# Bytes of a number, by the name that checkpoints and states give its type.
+NUMBER_BYTES = {
+    "float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2,
+    "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+STATE_PREFIX = "rwkv-edge state"
+# A state file's header is a few hundred bytes.
+MAX_STATE_HEADER = 1 << 20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: its shape in numpy order, what its numbers are stored as, and its size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """kind: a word for people; hyperparameters: None where the file holds no model that runs here.
+
+    details: further facts, by name.
+    """
+
+    path: Path
+    kind: str
+    n_bytes: int
+    n_parameters: int
+    hyperparameters: Hyperparameters | None
+    tensors: tuple[TensorInfo, ...]
+    details: dict[str, str] = field(default_factory=dict)
+
+
+def describe_file(path: Path) -> FileInfo:
+    """A GGUF, a checkpoint or a state. Raises FormatError, UnsupportedModelError, OSError."""
+    with open(path, "rb") as file:
+        magic = file.read(len(MAGIC))
+    if magic == MAGIC:
+        return describe_gguf(path)
+    state = state_metadata(path)
+    return describe_checkpoint(path, state)
+
+
+def describe_gguf(path: Path) -> FileInfo:
+    """A GGUF of any architecture."""
+    with GgufFile(path) as file:
+        tensors = tuple(
+            TensorInfo(name, tensor.quant_format.__name__, tensor.shape, tensor.raw.nbytes)
+            for name, tensor in file.tensors.items()
+        )
+        metadata = file.metadata
+        name = metadata.get("general.architecture")
+        details = {"architecture": str(name), "name": str(metadata.get("general.name", ""))}
+        details["tokenizer"] = str(
+            metadata.get("rwkv_edge.tokenizer", metadata.get("tokenizer.ggml.model", "none"))
+        )
+        architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
+        hp = None
+        if architecture is not None:
+            shapes = {tensor.name: tensor.shape for tensor in tensors}
+            try:
+                hp = architecture.hyperparameters_from_gguf(metadata, shapes)
+            except FormatError as error:
+                raise FormatError(f"{path}: {error}; convert it again") from None
+        return info_of(path, "GGUF model", tensors, hp, details)
+
+
+def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
+    """A `.pth` or safetensors file, `state` being the metadata if it is one of our states."""
+    from rwkv_edge.converters.arch import recognise
+    from rwkv_edge.converters.checkpoints import open_checkpoint
+
+    with open_checkpoint(path) as checkpoint:
+        tensors = tuple(
+            tensor_of(name, checkpoint.dtype(name), shape)
+            for name, shape in checkpoint.shapes().items()
+        )
+        if state is not None:
+            details = {name: state[name] for name in ("version", "fingerprint") if name in state}
+            return info_of(path, "state of a conversation", tensors, None, details)
+        details = {}
+        hp = None
+        try:
+            shapes = checkpoint.shapes()
+            hp = recognise(shapes).hyperparameters(shapes)
+        except (FormatError, UnsupportedModelError) as error:
+            details["cannot be converted"] = str(error)
+        return info_of(path, "checkpoint", tensors, hp, details)
+
+
+def info_of(
+    path: Path,
+    kind: str,
+    tensors: tuple[TensorInfo, ...],
+    hyperparameters: Hyperparameters | None,
+    details: dict[str, str],
+) -> FileInfo:
+    """Add up what the tensors say."""
+    return FileInfo(
+        path=path,
+        kind=kind,
+        n_bytes=path.stat().st_size,
+        n_parameters=sum(math.prod(tensor.shape) for tensor in tensors),
+        hyperparameters=hyperparameters,
+        tensors=tensors,
+        details=details,
+    )
+
+
+def tensor_of(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    """One tensor of a checkpoint; types that nobody knows the size of count as nothing."""
+    return TensorInfo(name, dtype, shape, math.prod(shape) * NUMBER_BYTES.get(dtype, 0))
+
+
+def state_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata of a state that `State.save` wrote, None for anything else."""
+    with open(path, "rb") as file:
+        # safetensors: the length of a JSON header in 8 bytes, then the header.
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= MAX_STATE_HEADER:
+            return None
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+    # Also the UnicodeDecodeError of bytes that are no text; deep nesting recurses.
+    except (ValueError, RecursionError):
+        return None
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not str(metadata.get("format")).startswith(STATE_PREFIX):
+        return None
+    return {str(name): str(value) for name, value in metadata.items()}

@@ -1,0 +1,36 @@
+"""Arguments and options that several commands share, so that they read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A GGUF file; `rwkv-edge convert` makes one.")
+]
+Backend = Annotated[
+    str, typer.Option(help="Engine: numba, reference (plain numpy) or llama (llama.cpp).")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads; by default one per physical core.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Temperature = Annotated[
+    float | None, typer.Option(help="0 always takes the likeliest token; 1 is the default.")
+]
+TopP = Annotated[
+    float | None, typer.Option(help="Keep the likeliest tokens that reach this probability.")
+]
+TopK = Annotated[int | None, typer.Option(help="Keep this many of the likeliest tokens; 0: all.")]
+MinP = Annotated[
+    float | None, typer.Option(help="Keep tokens with this share of the best one's probability.")
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Taken off the logit of a token that was used before.")
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(help="Taken off the logit once per earlier, decayed use.")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="The same seed gives the same text; default: a new one.")
+]
