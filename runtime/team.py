@@ -9,6 +9,9 @@ import threading
 import weakref
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from rwkv_edge.runtime.kernels.barrier import ABORTED, ARRIVED, new_sync
 
 Task = Callable[[int, int], object]
@@ -32,7 +35,7 @@ class ThreadTeam:
             self._tasks.append(tasks)
             threading.Thread(
                 target=_work,
-                args=(tasks, self._finished, thread, n_threads),
+                args=(tasks, self._finished, self.sync, thread, n_threads),
                 name=f"rwkv-edge-{thread}",
                 daemon=True,
             ).start()
@@ -72,8 +75,6 @@ class ThreadTeam:
             except KeyboardInterrupt as error:
                 interrupt = error
                 continue
-            if failure is not None:
-                self.sync[ABORTED] = 1
             return failure or interrupt
 
     def close(self) -> None:
@@ -84,6 +85,7 @@ class ThreadTeam:
 def _work(
     tasks: "queue.SimpleQueue[Task | None]",
     finished: "queue.SimpleQueue[BaseException | None]",
+    sync: npt.NDArray[np.int64],
     thread: int,
     n_threads: int,
 ) -> None:
@@ -93,6 +95,7 @@ def _work(
             task(thread, n_threads)
         except BaseException as error:
             failure = error
+            sync[ABORTED] = 1  # the others may be waiting at the first meeting
         del task
         finished.put(failure)
 

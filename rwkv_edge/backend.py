@@ -37,6 +37,9 @@ class Backend(Protocol):
     def forward_batch(self, tokens: Sequence[Int32Array], states: Sequence[object]) -> Float32Array:
         """Advance each state by its own tokens; the logits after each one's last: (B, n_vocab)."""
 
+    def clone_state(self, state: object) -> object:
+        """An independent copy, cheaper than by way of the canonical arrays."""
+
     def state_to_arrays(self, state: object) -> StateArrays:
         """The canonical state, as float32 copies."""
 

@@ -113,15 +113,15 @@ class ChatTemplate:
         raise InputError(f"role {message.role!r} is unknown; known are system, user and assistant")
 
 
-# The colon belongs to the stop texts: without it, a paragraph that begins with "Users" or
-# "Systems" would end the answer.
+# "\n\nUser" is what World models are stopped at everywhere. The colon of the other two keeps a
+# paragraph that begins with "Systems" from ending the answer.
 WORLD: Final = ChatTemplate(
     name="world",
     system_prefix="System: ",
     user_prefix="User: ",
     assistant_prefix="Assistant:",
     separator="\n\n",
-    stops=("\n\nUser:", "\n\nSystem:", "\n\nAssistant:"),
+    stops=("\n\nUser", "\n\nSystem:", "\n\nAssistant:"),
 )
 
 CHAT_TEMPLATES: Final = MappingProxyType({template.name: template for template in (WORLD,)})

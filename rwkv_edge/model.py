@@ -1,7 +1,8 @@
 """A loaded model: the public API."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -10,9 +11,14 @@ import numpy.typing as npt
 
 from rwkv_edge.arch import Shape, architecture_of
 from rwkv_edge.backend import Backend, Float32Array, Int32Array
+from rwkv_edge.chat import Chat
+from rwkv_edge.chat_templates import ChatTemplate
+from rwkv_edge.embedding import embedding_of
 from rwkv_edge.errors import InputError, StateMismatchError
+from rwkv_edge.generation import Stream
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.sampling import Sampler, SamplingOptions, unpenalized_tokens
 from rwkv_edge.state import State, load_state_arrays
 from rwkv_edge.tokenizers import Tokenizer
 
@@ -121,6 +127,95 @@ class Model:
             raise InputError("a state stands for two sequences of one batch; clone it")
         checked = [self.check_tokens(part) for part in tokens]
         return self.backend.forward_batch(checked, [self.check_state(s).handle for s in states])
+
+    def stream(
+        self,
+        prompt: str | bytes | Tokens,
+        *,
+        max_tokens: int = 100,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        sampling: SamplingOptions | None = None,
+        stop: Sequence[str | bytes] = (),
+        state: State | None = None,
+    ) -> Stream:
+        """Continue a prompt; gives an iterator over pieces of text, see `Stream`.
+
+        temperature, top_p and top_k override those of `sampling`; temperature 0 is greedy, and the
+        same on every run and for every number of threads. The same seed gives the same text.
+        stop: texts that end the answer and are not part of it. state: what came before, advanced
+        in place; None begins anew. Raises InputError, StateMismatchError.
+        """
+        changed = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+        options = replace(
+            sampling or SamplingOptions(),
+            **{name: value for name, value in changed.items() if value is not None},
+        )
+        is_text = isinstance(prompt, str | bytes)
+        tokens = self.tokenizer.encode(prompt) if is_text else prompt
+        if len(tokens) == 0:
+            raise InputError("the prompt is empty; give at least one character")
+        sampler = Sampler(options, self.hyperparameters.n_vocab, seed, self._unpenalized)
+        state = self.new_state() if state is None else state
+        return Stream(self, tokens, state, sampler, max_tokens=max_tokens, stop=stop)
+
+    def generate(
+        self,
+        prompt: str | bytes | Tokens,
+        *,
+        max_tokens: int = 100,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        sampling: SamplingOptions | None = None,
+        stop: Sequence[str | bytes] = (),
+        state: State | None = None,
+    ) -> str:
+        """The whole text of `stream`, joined; same arguments, same errors."""
+        return "".join(
+            self.stream(
+                prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                seed=seed,
+                sampling=sampling,
+                stop=stop,
+                state=state,
+            )
+        )
+
+    def chat(
+        self,
+        system: str | None = None,
+        *,
+        template: str | ChatTemplate = "world",
+        sampling: SamplingOptions | None = None,
+        seed: int | None = None,
+        max_tokens: int = 2000,
+    ) -> Chat:
+        """A new conversation, see `Chat`; max_tokens bounds one answer. Raises InputError."""
+        return Chat(
+            self,
+            system,
+            template=template,
+            sampling=sampling,
+            seed=seed,
+            max_tokens=max_tokens,
+        )
+
+    def embed(self, text: str | bytes) -> Float32Array:
+        """A sentence embedding: (n_embd,) float32 of length 1. Raises InputError for no text."""
+        _, state = self.forward(self.tokenizer.encode(text))
+        return embedding_of(state.to_arrays())
+
+    @cached_property
+    def _unpenalized(self) -> frozenset[int]:
+        return unpenalized_tokens(self.tokenizer)
 
     def check_tokens(self, tokens: Tokens) -> Int32Array:
         """The tokens as int32; raises InputError unless there are some and all are in range."""

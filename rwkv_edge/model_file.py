@@ -74,8 +74,8 @@ class ModelFile:
         """The tokenizer that the file carries."""
         try:
             return tokenizer_from_gguf(self.gguf.metadata, self.hyperparameters.n_vocab)
-        except FormatError as error:
-            raise FormatError(f"{self.path}: {error}") from None
+        except (FormatError, UnsupportedModelError) as error:
+            raise type(error)(f"{self.path}: {error}") from None
 
     @cached_property
     def fingerprint(self) -> str:

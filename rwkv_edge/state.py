@@ -31,8 +31,7 @@ class State:
 
     def clone(self) -> "State":
         """An independent copy."""
-        backend = self.model.backend
-        return State(self.model, backend.state_from_arrays(backend.state_to_arrays(self.handle)))
+        return State(self.model, self.model.backend.clone_state(self.handle))
 
     def assign(self, other: "State") -> None:
         """Become what `other` is now; raises StateMismatchError for another model's state."""

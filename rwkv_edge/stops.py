@@ -51,6 +51,11 @@ class StopMatcher:
         """Whether a stop text was found; `rollback` says how far to go back."""
         return self.rollback is not None
 
+    @property
+    def n_held_tokens(self) -> int:
+        """How many of the latest tokens reach into what is held back."""
+        return len(self._tokens)
+
     def push(self, token_bytes: bytes) -> tuple[bytes, bool]:
         """Take the bytes of one token; gives what is certain to belong to the text, and `stopped`.
 

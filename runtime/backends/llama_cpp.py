@@ -151,15 +151,28 @@ class LlamaCppBackend:
         written = self._library.llama_state_seq_get_data(self._context, buffer, size, SEQUENCE)
         return bytes(buffer[:written])
 
+    def clone_state(self, state: object) -> LlamaState:
+        """An independent copy: llama.cpp's blob itself."""
+        assert isinstance(state, LlamaState)
+        if state.position == 0:
+            return LlamaState()
+        with self._lock:
+            return LlamaState(self._blob_of(state), state.position)
+
+    def _blob_of(self, state: LlamaState) -> bytes:
+        """The state's blob, out of the context if it is the one in there."""
+        current = self._resident() if self._resident is not None else None
+        blob = self._read_blob() if current is state else state.blob
+        assert blob is not None
+        return blob
+
     def state_to_arrays(self, state: object) -> StateArrays:
         """Take llama.cpp's blob apart: shift states of each layer (att, ffn), then the matrices."""
         assert isinstance(state, LlamaState)
         if state.position == 0:
             return {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
         with self._lock:
-            current = self._resident() if self._resident is not None else None
-            blob = self._read_blob() if current is state else state.blob
-        assert blob is not None
+            blob = self._blob_of(state)
         hp = self.hyperparameters
         position = self._header_size(blob)
         shifts: list[Float32Array] = []

@@ -126,6 +126,11 @@ class NumbaBackend:
             return batch.logits
         return np.ascontiguousarray(batch.logits[:, :n_vocab])
 
+    def clone_state(self, state: object) -> NumbaState:
+        """An independent copy."""
+        assert isinstance(state, NumbaState)
+        return NumbaState(state.values.copy())
+
     def state_to_arrays(self, state: object) -> StateArrays:
         """The canonical state, as float32 copies."""
         assert isinstance(state, NumbaState)

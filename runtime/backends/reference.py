@@ -39,6 +39,10 @@ class ReferenceBackend:
         pairs = zip(tokens, states, strict=True)
         return np.stack([self.forward(part, state, False) for part, state in pairs])
 
+    def clone_state(self, state: object) -> StateArrays:
+        """An independent copy."""
+        return self.state_to_arrays(state)
+
     def state_to_arrays(self, state: object) -> StateArrays:
         """Copies of the arrays."""
         assert isinstance(state, dict)

@@ -1,0 +1,188 @@
+"""Conversations: turns in a template, answers as they come, undo and branches by cloned states."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwkv_edge.chat_templates import (
+    CHAT_TEMPLATES,
+    AnswerSplitter,
+    ChatTemplate,
+    ThinkLength,
+    ThinkMode,
+)
+from rwkv_edge.errors import InputError
+from rwkv_edge.generation import Stream
+from rwkv_edge.sampling import SamplingOptions
+from rwkv_edge.state import State
+
+if TYPE_CHECKING:
+    from rwkv_edge.model import Model
+
+# How many turns can be taken back. Each costs one state (13 MB for a 1.5B model), so the memory of
+# a long conversation stays constant.
+UNDO_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the user said and what came back; finish_reason as of `Stream`, None if left early."""
+
+    user: str
+    answer: str
+    thinking: str
+    finish_reason: str | None
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """All that a turn changes."""
+
+    state: State
+    unread: str
+    turns: tuple[Turn, ...]
+
+
+class Chat:
+    """One conversation with a model. `turns` is what was said; not shared between threads."""
+
+    def __init__(
+        self,
+        model: "Model",
+        system: str | None = None,
+        *,
+        template: str | ChatTemplate = "world",
+        sampling: SamplingOptions | None = None,
+        seed: int | None = None,
+        max_tokens: int = 2000,
+    ) -> None:
+        """system: what precedes the conversation. max_tokens: of one answer. Raises InputError."""
+        self.model = model
+        self.template = find_template(template)
+        self.sampling = sampling or SamplingOptions()
+        self.seed = seed
+        self.max_tokens = max_tokens
+        self._system = self.template.system(system)
+        # `unread` is text that belongs to the conversation and is fed with the next turn.
+        self._now = _Moment(model.new_state(), self._system, ())
+        self._before: deque[_Moment] = deque(maxlen=UNDO_DEPTH)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns so far."""
+        return self._now.turns
+
+    @property
+    def state(self) -> State:
+        """What the model remembers: everything up to the end of the last answer."""
+        return self._now.state
+
+    def send(
+        self,
+        text: str,
+        think: ThinkMode = ThinkMode.NONE,
+        length: ThinkLength = ThinkLength.UNSAID,
+        *,
+        show_thinking: bool = False,
+    ) -> Iterator[str]:
+        """Say something; gives the pieces of the answer as they come.
+
+        The turn counts from the first piece on, also if the iteration is left early: then the
+        answer is what came until then. Thinking is kept in `turns`, and comes out only with
+        show_thinking. Raises InputError at once for an empty text.
+        """
+        if not self.template.clean(text):
+            raise InputError("there is nothing to say; write something first")
+        return self._answer(text, think, length, show_thinking)
+
+    def _answer(
+        self, text: str, think: ThinkMode, length: ThinkLength, show_thinking: bool
+    ) -> Iterator[str]:
+        now = self._now
+        self._before.append(replace(now, state=now.state.clone()))
+        prompt = now.unread + self.template.turn(text, think, length)
+        # Another seed for every turn, so that the same question is not answered the same way.
+        seed = None if self.seed is None else self.seed + len(now.turns)
+        stream = self.model.stream(
+            prompt,
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            seed=seed,
+            stop=self.template.stops,
+            state=now.state,
+        )
+        splitter = AnswerSplitter(think)
+        thinking: list[str] = []
+        answer: list[str] = []
+        try:
+            for piece in stream:
+                thought, shown = splitter.push(piece)
+                thinking.append(thought)
+                answer.append(shown)
+                visible = piece if show_thinking else shown
+                if visible:
+                    yield visible
+            thought, shown = splitter.flush()
+            thinking.append(thought)
+            answer.append(shown)
+            if shown and not show_thinking:
+                yield shown
+        finally:
+            self._finish(stream, text, "".join(thinking), "".join(answer))
+
+    def _finish(self, stream: Stream, text: str, thinking: str, answer: str) -> None:
+        stream.close()
+        turn = Turn(text, answer, thinking, stream.finish_reason)
+        self._now = _Moment(stream.state, self.template.separator, (*self._now.turns, turn))
+
+    def undo(self) -> bool:
+        """Take the last turn back, as if it had not been; False if there is none to take back.
+
+        The last four turns can be taken back.
+        """
+        if not self._before:
+            return False
+        self._now = self._before.pop()
+        return True
+
+    def branch(self) -> "Chat":
+        """A conversation that goes on from here on its own."""
+        other = Chat(
+            self.model,
+            template=self.template,
+            sampling=self.sampling,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+        )
+        other._system = self._system
+        other._now = replace(self._now, state=self._now.state.clone())
+        return other
+
+    def reset(self) -> None:
+        """Start over after the system text."""
+        self._now = _Moment(self.model.new_state(), self._system, ())
+        self._before.clear()
+
+    def save(self, path: str | Path) -> None:
+        """Write the state as of the end of the last turn; `turns` are not kept. Raises OSError."""
+        state = self._now.state.clone()
+        if self._now.unread:
+            self.model.forward(self.model.tokenizer.encode(self._now.unread), state)
+        state.save(path)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a saved state. Raises FormatError, StateMismatchError, OSError."""
+        self._now = _Moment(self.model.load_state(path), "", ())
+        self._before.clear()
+
+
+def find_template(template: str | ChatTemplate) -> ChatTemplate:
+    """A template by its name; raises InputError for one that does not exist."""
+    if isinstance(template, ChatTemplate):
+        return template
+    if template not in CHAT_TEMPLATES:
+        known = ", ".join(CHAT_TEMPLATES)
+        raise InputError(f"chat template {template!r} does not exist; there are {known}")
+    return CHAT_TEMPLATES[template]

@@ -1,0 +1,16 @@
+"""Sentence embeddings out of a state."""
+
+import numpy as np
+
+from rwkv_edge.backend import Float32Array, StateArrays
+
+
+def embedding_of(arrays: StateArrays) -> Float32Array:
+    """(n_embd,) float32 of length 1: what the last layer's channel mix saw of the last token.
+
+    By then every token has passed through the recurrence of all layers. A state that has seen
+    nothing gives zeros.
+    """
+    vector = arrays["ffn_x"][-1].astype(np.float64)
+    length = float(np.linalg.norm(vector))
+    return (vector / length if length else vector).astype(np.float32)

@@ -1,0 +1,89 @@
+"""Packed matrix products against decoded weights in numpy."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rwkv_edge.gguf_reader import GgufTensor
+from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0
+from rwkv_edge.runtime.arena import PACKED_BLOCKS, Arena, packed_format
+from rwkv_edge.runtime.kernels.activations import new_activations, operand, padded, quantize_slot
+from rwkv_edge.runtime.kernels.matmul import MATRIX, matmul
+from rwkv_edge.runtime.team import ThreadTeam
+
+FORMATS = [F32, F16, BF16, Q8_0, Q4_0]
+# Rows and columns: one row, ragged rows, one block, an odd number of blocks, larger.
+SHAPES = [(1, 32), (15, 64), (33, 96), (64, 32), (129, 160), (256, 1024)]
+
+
+def pack(weights, quant_format, n_threads=1):
+    raw = quant_format.encode(weights)
+    tensor = GgufTensor("w", weights.shape, quant_format, raw)
+    arena = Arena([tensor])
+    team = ThreadTeam(n_threads)
+    arena.pack(team, release_pages=lambda: None)
+    team.close()
+    matrix = np.array([arena.matrices["w"]], MATRIX)
+    return SimpleNamespace(weights=arena.weights, matrix=matrix, raw=raw)
+
+
+def inputs(values):
+    """Activations, and the numbers that the codes stand for."""
+    n_tokens, n_columns = values.shape
+    x = new_activations(1, n_tokens, n_columns)
+    x.values[0, :, :n_columns] = values
+    quantize_slot(x, 0, n_tokens, 0, padded(n_columns))
+    blocks = x.codes[0].reshape(n_tokens, -1, 32) * x.scales[0][:, :, None]
+    return x, blocks.reshape(n_tokens, -1)[:, :n_columns]
+
+
+@pytest.mark.parametrize("quant_format", FORMATS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n_tokens", [1, 3, 4, 9])
+def test_matmul_matches_decoded_weights(quant_format, shape, n_tokens):
+    random = np.random.default_rng(sum(shape) + n_tokens)
+    weights = random.standard_normal(shape).astype(np.float32)
+    weights[0] = 0
+    packed = pack(weights, quant_format)
+    x, dequantized = inputs(random.standard_normal((n_tokens, shape[1])).astype(np.float32))
+    n_rows = int(packed.matrix[0]["n_rows"])
+    y = np.full((n_tokens, n_rows), np.nan, np.float32)
+    matmul(packed.weights, packed.matrix[0], operand(x, 0), n_tokens, y, 0, n_rows)
+
+    takes_codes = packed_format(quant_format) in PACKED_BLOCKS
+    exact_inputs = dequantized if takes_codes else x.values[0, :, : shape[1]]
+    decoded = quant_format.decode(packed.raw, shape[1]).astype(np.float64)
+    expected = exact_inputs @ decoded.T
+    # float32 sums of n terms: 2 ** -24 each, of terms of about 1.
+    np.testing.assert_allclose(y[:, : shape[0]], expected, rtol=1e-5, atol=1e-6 * shape[1])
+    # Rows of padding are zeros, not what lay in memory.
+    np.testing.assert_array_equal(y[:, shape[0] :], 0)
+
+
+@pytest.mark.parametrize("quant_format", [F32, Q8_0, Q4_0])
+def test_rows_may_be_shared_out_in_any_way(quant_format):
+    random = np.random.default_rng(1)
+    packed = pack(random.standard_normal((96, 64)).astype(np.float32), quant_format, n_threads=3)
+    x, _ = inputs(random.standard_normal((2, 64)).astype(np.float32))
+    whole, parts = np.empty((2, 96), np.float32), np.empty((2, 96), np.float32)
+    matmul(packed.weights, packed.matrix[0], operand(x, 0), 2, whole, 0, 96)
+    for first, last in [(0, 16), (16, 80), (80, 96)]:
+        matmul(packed.weights, packed.matrix[0], operand(x, 0), 2, parts, first, last)
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_activations_of_zeros_have_no_scale():
+    x, dequantized = inputs(np.zeros((1, 64), np.float32))
+    assert not x.scales.any()
+    assert not x.codes.any()
+    assert not dequantized.any()
+
+
+def test_quantized_activations_are_within_half_a_step():
+    values = np.random.default_rng(3).standard_normal((2, 96)).astype(np.float32)
+    values[0, :32] *= 1e4
+    _, dequantized = inputs(values)
+    step = np.abs(values.reshape(2, 3, 32)).max(axis=2) / 127
+    error = np.abs(dequantized - values).reshape(2, 3, 32).max(axis=2)
+    assert np.all(error <= step * 0.5001)

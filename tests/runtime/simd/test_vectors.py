@@ -1,0 +1,176 @@
+"""Verbs on vectors, each against numpy."""
+
+import numpy as np
+import pytest
+
+from rwkv_edge.jit import kernel
+from rwkv_edge.runtime.simd import arithmetic as verbs
+from rwkv_edge.runtime.simd.functions import exp_f32x16, sigmoid_f32x16, tanh_f32x16
+from rwkv_edge.runtime.simd.memory import (
+    load_bf16x16,
+    load_bytes_f32x16,
+    load_f16x16,
+    load_f32x16,
+    load_i8x64,
+    prefetch,
+    store_f32x16,
+    store_i8x16,
+)
+
+RANDOM = np.random.default_rng(7)
+
+
+def floats(n, scale=1.0):
+    return (RANDOM.standard_normal(n) * scale).astype(np.float32)
+
+
+@kernel
+def apply_exp(x, y):
+    for i in range(0, x.size, 16):
+        store_f32x16(y, i, exp_f32x16(load_f32x16(x, i)))
+
+
+@kernel
+def apply_sigmoid(x, y):
+    for i in range(0, x.size, 16):
+        store_f32x16(y, i, sigmoid_f32x16(load_f32x16(x, i)))
+
+
+@kernel
+def apply_tanh(x, y):
+    for i in range(0, x.size, 16):
+        store_f32x16(y, i, tanh_f32x16(load_f32x16(x, i)))
+
+
+@pytest.mark.parametrize(
+    ("function", "reference", "limit"),
+    [
+        (apply_exp, np.exp, 87.0),
+        (apply_sigmoid, lambda x: 1 / (1 + np.exp(-x)), 80.0),
+    ],
+)
+def test_function_is_within_two_units_in_the_last_place(function, reference, limit):
+    x = np.linspace(-limit, limit, 1 << 16).astype(np.float32)
+    y = np.empty_like(x)
+    function(x, y)
+    expected = reference(x.astype(np.float64))
+    # 2 ** -23 is one unit in the last place, relative.
+    assert np.max(np.abs(y / expected - 1)) < 2 * 2**-23
+
+
+def test_tanh_is_exact_to_float32_in_absolute_terms():
+    x = np.concatenate([np.linspace(-12, 12, 1 << 16), np.zeros(16)]).astype(np.float32)
+    y = np.empty_like(x)
+    apply_tanh(x, y)
+    assert np.max(np.abs(y - np.tanh(x.astype(np.float64)))) < 2 * 2**-23
+    assert np.all(y[-16:] == 0)
+
+
+def test_functions_saturate_without_nan_at_infinity():
+    x = np.full(32, np.inf, np.float32)
+    x[16:] = -np.inf
+    y = np.empty_like(x)
+    apply_sigmoid(x, y)
+    assert np.all(y[:16] == 1)
+    assert np.all(y[16:] < 1e-37)
+    apply_tanh(x, y)
+    assert np.all(y == np.sign(x))
+
+
+@kernel
+def arithmetic(a, b, c, out):
+    x, y, z = load_f32x16(a, 0), load_f32x16(b, 0), load_f32x16(c, 0)
+    store_f32x16(out, 0, x + y)
+    store_f32x16(out, 16, x - y)
+    store_f32x16(out, 32, x * y)
+    store_f32x16(out, 48, x / y)
+    store_f32x16(out, 64, verbs.fma(x, y, z))
+    store_f32x16(out, 80, verbs.maximum(x, y))
+    store_f32x16(out, 96, verbs.minimum(x, y))
+    store_f32x16(out, 112, verbs.absolute(x))
+    store_f32x16(out, 128, verbs.round_to_even(x))
+    store_f32x16(out, 144, verbs.splat_f32(verbs.horizontal_sum(x)))
+    store_f32x16(out, 160, verbs.splat_f32(verbs.horizontal_max(x)))
+
+
+def test_arithmetic_matches_numpy():
+    a, b, c = floats(16, 3), floats(16), floats(16)
+    a[:2] = [2.5, -0.5]
+    out = np.empty(176, np.float32)
+    arithmetic(a, b, c, out)
+    wide = (a.astype(np.float64) * b + c).astype(np.float32)
+    expected = [a + b, a - b, a * b, a / b, wide, np.maximum(a, b), np.minimum(a, b), np.abs(a)]
+    expected += [np.rint(a), np.full(16, a.sum(dtype=np.float64)), np.full(16, a.max())]
+    np.testing.assert_allclose(out.reshape(11, 16), expected, rtol=3e-7, atol=1e-6)
+
+
+@kernel
+def widen(raw16, raw32, out):
+    store_f32x16(out, 0, load_f16x16(raw16, 0))
+    store_f32x16(out, 16, load_bf16x16(raw16, 0))
+    store_f32x16(out, 32, load_bytes_f32x16(raw32, 0))
+    out[48] = verbs.f16_to_f32(np.uint16(raw16[0] | raw16[1] << 8))
+    prefetch(raw16, 1 << 20)
+
+
+def test_storage_formats_widen_exactly():
+    halves = floats(16).astype(np.float16)
+    singles = floats(16)
+    out = np.empty(49, np.float32)
+    widen(halves.view(np.uint8), singles.view(np.uint8), out)
+    np.testing.assert_array_equal(out[:16], halves.astype(np.float32))
+    as_bfloat = (halves.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(out[16:32], as_bfloat)
+    np.testing.assert_array_equal(out[32:48], singles)
+    assert out[48] == halves[0]
+
+
+@kernel
+def narrow(x, out):
+    store_i8x16(out, 0, verbs.to_i32(verbs.round_to_even(load_f32x16(x, 0))))
+
+
+def test_int8_store_rounds_to_even():
+    x = np.array([-127, 127, 0.5, 1.5, -0.5, -1.5, 2.4, 2.6] * 2, np.float32)
+    out = np.empty(16, np.int8)
+    narrow(x, out)
+    np.testing.assert_array_equal(out, np.rint(x).astype(np.int8))
+
+
+@kernel
+def dot_bytes(weights, activations, start, out):
+    total = verbs.dot4(
+        verbs.splat_i32(start), load_i8x64(weights, 0), verbs.splat_i32(activations[0])
+    )
+    store_f32x16(out, 0, verbs.to_f32(total))
+
+
+@pytest.mark.parametrize("extreme", [None, -128, 127])
+def test_dot4_is_exact_at_the_extremes(extreme):
+    weights = RANDOM.integers(0, 256, 64).astype(np.uint8)
+    activations = RANDOM.integers(-128, 128, 4).astype(np.int8)
+    if extreme is not None:
+        # 255 * 127 * 2 overflows 16 bits: this is where saturating instructions would show.
+        weights[:], activations[:] = 255, extreme
+    out = np.empty(16, np.float32)
+    dot_bytes(weights, activations.view(np.int32), np.int32(-5), out)
+    expected = (weights.reshape(16, 4).astype(int) * activations.astype(int)).sum(axis=1) - 5
+    np.testing.assert_array_equal(out, expected)
+
+
+@kernel
+def split_nibbles(weights, activations, out):
+    one = verbs.splat_i32(activations[0])
+    zero = verbs.splat_i32(np.int32(0))
+    w = load_i8x64(weights, 0)
+    store_f32x16(out, 0, verbs.to_f32(verbs.dot4(zero, verbs.low_nibbles(w), one)))
+    store_f32x16(out, 16, verbs.to_f32(verbs.dot4(zero, verbs.high_nibbles(w), one)))
+
+
+def test_nibbles_split_by_byte():
+    weights = RANDOM.integers(0, 256, 64).astype(np.uint8)
+    ones = np.ones(4, np.int8).view(np.int32)
+    out = np.empty(32, np.float32)
+    split_nibbles(weights, ones, out)
+    np.testing.assert_array_equal(out[:16], (weights & 15).reshape(16, 4).sum(axis=1))
+    np.testing.assert_array_equal(out[16:], (weights >> 4).reshape(16, 4).sum(axis=1))
