@@ -14,6 +14,12 @@ FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 
 
 @pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dull name: pytest's own holds the test's, which a `match` would find."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
 def trained_rwkv7() -> Path:
     return fixture_file("tiny-rwkv-7v0-834K.pth")
 

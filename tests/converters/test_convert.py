@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +346,18 @@ def test_an_existing_file_stays_until_the_new_one_is_whole(tmp_path: Path, tiny_
     assert not leftovers(tmp_path)
     convert(tiny_pth, out)
     assert out.read_bytes().startswith(b"GGUF")
+
+
+def test_no_thread_outlives_a_failed_conversion(tmp_path: Path, tiny_pth: Path) -> None:
+    def fail(done: int, total: int) -> None:
+        assert any(thread.name.startswith("encode") for thread in threading.enumerate())
+        raise InputError("enough")
+
+    # Held, so that its traceback keeps every frame of the conversion alive.
+    with pytest.raises(InputError) as held:
+        convert(tiny_pth, tmp_path / "m.gguf", progress=fail)
+    assert not [t for t in threading.enumerate() if t.name.startswith("encode")]
+    assert held.value.args == ("enough",)
 
 
 def test_too_little_space_is_said_before_anything_is_written(

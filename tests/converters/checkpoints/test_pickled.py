@@ -109,6 +109,27 @@ HOSTILE = {
 }
 
 
+def test_a_name_is_refused_even_if_nothing_calls_it() -> None:
+    with pytest.raises(PickleError, match=rf"names {os.system.__module__}\.system"):
+        load_tensors(pickle.dumps({"a": os.system}, 2))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("REDUCE of a tensor's storage class", r"calls torch\.FloatStorage"),
+        ("REDUCE without a global", "calls a str"),
+        ("BUILD on a global", r"sets attributes of torch\.FloatStorage"),
+        ("NEWOBJ_EX", r"names os\.system"),
+        ("EXT1", "instruction EXT1"),
+        ("OBJ", "instruction|names os.system"),
+    ],
+)
+def test_the_message_says_what_was_wanted(case: str, message: str) -> None:
+    with pytest.raises(PickleError, match=message):
+        load_tensors(HOSTILE[case])
+
+
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_whatever_a_checkpoint_does_not_need_is_refused(data: bytes) -> None:
     with pytest.raises(PickleError):

@@ -284,6 +284,21 @@ def test_a_directory_of_many_gigabytes_is_not_read(forge_pth: Forge) -> None:
         open_checkpoint(path)
 
 
+def test_a_member_that_claims_more_than_the_file_is_refused(forge_pth: Forge) -> None:
+    """The pickle and the zip directory agree; only the file is too small."""
+    n_bytes = 1 << 30
+    path = forge_pth(
+        pickled(pickled_entry("a", "float32", (n_bytes // 4,), "0", n_bytes // 4)),
+        {"0": FOUR.tobytes()},
+    )
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    struct.pack_into("<II", data, entry + 20, n_bytes, n_bytes)
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=f"says {n_bytes} bytes, more than the file"):
+        open_checkpoint(path)
+
+
 def test_a_file_that_shrinks_while_open_is_refused(forge_pth: Forge) -> None:
     path = forge_pth(ONE_TENSOR, {"0": FOUR.tobytes()})
     with open_checkpoint(path) as checkpoint:

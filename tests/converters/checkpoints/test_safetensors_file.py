@@ -84,7 +84,7 @@ def test_an_entry_that_lies_is_refused(forge: Callable[..., Path], change: Any) 
         b'{"a": \xff}',
         b'{"a":' * 100_000,
         b'{"a":' + b"[" * 100_000,
-        b'{"a": {}, "a": {}}',
+        b'{"a": %s, "a": %s}' % ((json.dumps(ENTRY).encode(),) * 2),
         b'{"a": ' + b"1" * 10_000 + b"}",
     ],
 )

@@ -61,6 +61,20 @@ def test_kernel_gives_the_bytes_of_numpy(
     assert run(encode, quant, dtype, x) == quant.encode(x).tobytes()
 
 
+@pytest.mark.parametrize(("quant", "encode", "dtype"), ENCODERS[:2])
+def test_a_fused_multiply_add_would_be_seen(
+    quant: type[QuantFormat], encode: Encoder, dtype: npt.DTypeLike
+) -> None:
+    """Codes half way between two: the product must be rounded before the half is added."""
+    random = np.random.default_rng(0)
+    largest = (random.integers(1, 1 << 16, (5000, 1)) / (1 << 16)).astype(np.float32)
+    steps = random.integers(-255, 256, (5000, 32)) / np.float32(256)
+    steps[:, 0] = 1
+    steps[:, 1:16] = random.integers(-15, 16, (5000, 15)) / np.float32(16)
+    x = largest * steps.astype(np.float32)
+    assert run(encode, quant, dtype, x) == quant.encode(x).tobytes()
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.floats(-60000, 60000, width=32), min_size=32, max_size=32))
 def test_any_block_of_q4_0_and_q8_0_is_numpys(values: list[float]) -> None:
