@@ -31,6 +31,8 @@ Progress = Callable[[int, int], None]
 LORA_FORMATS: dict[str, type[QuantFormat]] = {"F32": F32, "BF16": BF16}
 # Windows knows no quotas.
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# By default: with more, they wait for the file, and each takes 8 MiB of buffers.
+MAX_THREADS = 8
 # Room for the header and for what file systems take for themselves.
 SPARE_BYTES = 16 << 20
 
@@ -68,7 +70,8 @@ def convert(
     weight_type: "Q4_0", "Q8_0", "F16", "BF16" or "F32", for the large matrices.
     vocabulary: a file in the World format; by default `<source stem>.vocab.txt` beside the
     source, else World or bytes, by the number of embeddings.
-    threads: default, all that the machine has. progress: called with (bytes done, bytes in all).
+    threads: default, all that the machine has, at most MAX_THREADS.
+    progress: called with (bytes done, bytes in all).
     Raises RwkvEdgeError.
     """
     began = time.perf_counter()
@@ -94,11 +97,12 @@ def convert(
             tensors=tensors,
         )
         sources = reader.sources(hp)
-        require_space(destination, sum(tensor.n_bytes for tensor in tensors) + SPARE_BYTES)
+        n_bytes = sum(tensor.n_bytes for tensor in tensors)
+        require_space(destination, n_bytes + SPARE_BYTES)
         try:
             with atomic_write(destination) as file:
                 write_header(file, header)
-                report = _Reporter(sum(tensor.n_bytes for tensor in tensors), progress)
+                report = _Reporter(n_bytes, progress)
                 # Closed by name: on an error its threads must have ended when this returns.
                 with closing(encoded(checkpoint, tensors, sources, threads)) as pieces:
                     for piece in pieces:
@@ -108,7 +112,7 @@ def convert(
                             file.write(piece.data)
                             report.add(piece.size)
         except OSError as error:
-            raise write_error(destination, error) from error
+            raise write_error(destination, error, n_bytes) from error
     return ConversionSummary(
         path=destination,
         n_bytes=destination.stat().st_size,
@@ -169,7 +173,7 @@ def encoded(
     # numba takes a second to import: a wrong file name should not wait for it.
     from rwkv_edge.converters.row_encoder import RowEncoder
 
-    with RowEncoder(threads or os.cpu_count() or 1) as encoder:
+    with RowEncoder(threads or min(os.cpu_count() or 1, MAX_THREADS)) as encoder:
         for tensor in tensors:
             yield from encoded_tensor(encoder, checkpoint, tensor, sources[tensor.spec.name])
             yield None
@@ -225,11 +229,12 @@ def require_space(destination: Path, n_bytes: int) -> None:
         )
 
 
-def write_error(destination: Path, error: OSError) -> RwkvEdgeError:
-    """One line for a failed write."""
+def write_error(destination: Path, error: OSError, n_bytes: int) -> RwkvEdgeError:
+    """One line for a write of `n_bytes` that failed."""
     if error.errno in DISK_FULL:
         n_free = shutil.disk_usage(destination.parent).free
         return RwkvEdgeError(
-            f"{destination}: the disk is full ({n_free} bytes free); nothing was written"
+            f"{destination}: the disk is full: it needs {n_bytes} bytes, and {n_free} are free "
+            "now that the unfinished file is removed"
         )
     return RwkvEdgeError(f"{destination}: cannot be written: {error.strerror or error}")
