@@ -68,7 +68,7 @@ from rwkv_edge.runtime.arch.rwkv7_weights import (
     X,
     Y,
 )
-from rwkv_edge.runtime.kernels.activations import operand, quantize_slot
+from rwkv_edge.runtime.kernels.activations import quantize_rows, slot
 from rwkv_edge.runtime.kernels.barrier import meet
 from rwkv_edge.runtime.kernels.elementwise import (
     add,
@@ -112,10 +112,10 @@ def state_arrays(address, n_layer, n_head, head_size):
 
 
 @kernel
-def multiply_share(arena, matrix, x, slot, n_tokens, y, thread, n_threads):
+def multiply_share(arena, matrix, x, n_tokens, y, thread, n_threads):
     """y = x W^T in this thread's share of the rows; gives (first, last) of it."""
     first, last = share(matrix.n_rows, ROW_UNIT, thread, n_threads)
-    matmul(arena, matrix, operand(x, slot), n_tokens, y, first, last)
+    matmul(arena, matrix, x, n_tokens, y, first, last)
     return first, last
 
 
@@ -129,10 +129,10 @@ def embed(embedding, embedding_format, ends, tokens, x, thread, n_threads):
 
 
 @kernel
-def quantize_for(matrix, x, slot, n_tokens, first, last):
+def quantize_for(matrix, x, n_tokens, first, last):
     """Prepare columns first to last for the matrix that multiplies them, if that takes codes."""
     if takes_codes(matrix):
-        quantize_slot(x, slot, n_tokens, first, last)
+        quantize_rows(x, n_tokens, first, last)
 
 
 @kernel
@@ -224,22 +224,24 @@ def wkv_of_head(rows, y, p, state, start, stop, first, last):
 def low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, thread, n_threads):
     """Inside the four low-rank MLPs: tanh(x_w w1), x_a a1, x_v v1, sigmoid(x_g g1)."""
     y = hidden.values[HIDDEN_W]
-    first, last = multiply_share(arena, m[W1], mixed, IN_W, n_tokens, y, thread, n_threads)
+    first, last = multiply_share(arena, m[W1], slot(mixed, IN_W), n_tokens, y, thread, n_threads)
     for t in range(n_tokens):
         tanh(y[t], first, last)
-    quantize_for(m[W2], hidden, HIDDEN_W, n_tokens, first, last)
+    quantize_for(m[W2], slot(hidden, HIDDEN_W), n_tokens, first, last)
     y = hidden.values[HIDDEN_A]
-    first, last = multiply_share(arena, m[A1], mixed, IN_A, n_tokens, y, thread, n_threads)
-    quantize_for(m[A2], hidden, HIDDEN_A, n_tokens, first, last)
+    first, last = multiply_share(arena, m[A1], slot(mixed, IN_A), n_tokens, y, thread, n_threads)
+    quantize_for(m[A2], slot(hidden, HIDDEN_A), n_tokens, first, last)
     if layer > 0:  # layer 0 defines v_first; what its file holds as v0, v1, v2 is padding
         y = hidden.values[HIDDEN_V]
-        first, last = multiply_share(arena, m[V1], mixed, IN_V, n_tokens, y, thread, n_threads)
-        quantize_for(m[V2], hidden, HIDDEN_V, n_tokens, first, last)
+        first, last = multiply_share(
+            arena, m[V1], slot(mixed, IN_V), n_tokens, y, thread, n_threads
+        )
+        quantize_for(m[V2], slot(hidden, HIDDEN_V), n_tokens, first, last)
     y = hidden.values[HIDDEN_G]
-    first, last = multiply_share(arena, m[G1], mixed, IN_G, n_tokens, y, thread, n_threads)
+    first, last = multiply_share(arena, m[G1], slot(mixed, IN_G), n_tokens, y, thread, n_threads)
     for t in range(n_tokens):
         sigmoid(y[t], first, last)
-    quantize_for(m[G2], hidden, HIDDEN_G, n_tokens, first, last)
+    quantize_for(m[G2], slot(hidden, HIDDEN_G), n_tokens, first, last)
 
 
 @kernel
@@ -259,25 +261,26 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         att_x, _, _ = state_arrays(batch.states[q], n_layer, n_head, head_size)
         start, stop = batch.starts[q], batch.starts[q + 1]
         shift_and_lerp(rows[NORMED], att_x[layer], lerps, mixed.values, start, stop, first, last)
-    quantize_for(m[RECEPTANCE], mixed, IN_R, n_tokens, first, last)
-    quantize_for(m[KEY], mixed, IN_K, n_tokens, first, last)
-    quantize_for(m[VALUE], mixed, IN_V, n_tokens, first, last)
-    quantize_for(m[W1], mixed, IN_W, n_tokens, first, last)
-    quantize_for(m[A1], mixed, IN_A, n_tokens, first, last)
-    quantize_for(m[G1], mixed, IN_G, n_tokens, first, last)
+    quantize_for(m[RECEPTANCE], slot(mixed, IN_R), n_tokens, first, last)
+    quantize_for(m[KEY], slot(mixed, IN_K), n_tokens, first, last)
+    quantize_for(m[VALUE], slot(mixed, IN_V), n_tokens, first, last)
+    quantize_for(m[W1], slot(mixed, IN_W), n_tokens, first, last)
+    quantize_for(m[V1], slot(mixed, IN_V), n_tokens, first, last)
+    quantize_for(m[A1], slot(mixed, IN_A), n_tokens, first, last)
+    quantize_for(m[G1], slot(mixed, IN_G), n_tokens, first, last)
     meet(sync, n_threads)
 
-    multiply_share(arena, m[RECEPTANCE], mixed, IN_R, n_tokens, rows[R], thread, n_threads)
-    multiply_share(arena, m[KEY], mixed, IN_K, n_tokens, rows[K], thread, n_threads)
-    multiply_share(arena, m[VALUE], mixed, IN_V, n_tokens, rows[V], thread, n_threads)
+    multiply_share(arena, m[RECEPTANCE], slot(mixed, IN_R), n_tokens, rows[R], thread, n_threads)
+    multiply_share(arena, m[KEY], slot(mixed, IN_K), n_tokens, rows[K], thread, n_threads)
+    multiply_share(arena, m[VALUE], slot(mixed, IN_V), n_tokens, rows[V], thread, n_threads)
     low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, thread, n_threads)
     meet(sync, n_threads)
 
-    matmul(arena, m[W2], operand(hidden, HIDDEN_W), n_tokens, rows[W], first, last)
-    matmul(arena, m[A2], operand(hidden, HIDDEN_A), n_tokens, rows[A], first, last)
+    matmul(arena, m[W2], slot(hidden, HIDDEN_W), n_tokens, rows[W], first, last)
+    matmul(arena, m[A2], slot(hidden, HIDDEN_A), n_tokens, rows[A], first, last)
     if layer > 0:
-        matmul(arena, m[V2], operand(hidden, HIDDEN_V), n_tokens, rows[V_MIX], first, last)
-    matmul(arena, m[G2], operand(hidden, HIDDEN_G), n_tokens, rows[G], first, last)
+        matmul(arena, m[V2], slot(hidden, HIDDEN_V), n_tokens, rows[V_MIX], first, last)
+    matmul(arena, m[G2], slot(hidden, HIDDEN_G), n_tokens, rows[G], first, last)
     for t in range(n_tokens):
         decay(rows[W, t], p[W0], first, last)
         learning_rate(rows[A, t], p[A0], first, last)
@@ -292,10 +295,12 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         for h in range(first // head_size, last // head_size):
             j = h * head_size
             wkv_of_head(rows, mixed.values[Y], p, wkv[layer, h], start, stop, j, j + head_size)
-    quantize_for(m[OUTPUT], mixed, Y, n_tokens, first, last)
+    quantize_for(m[OUTPUT], slot(mixed, Y), n_tokens, first, last)
     meet(sync, n_threads)
 
-    first, last = multiply_share(arena, m[OUTPUT], mixed, Y, n_tokens, rows[OUT], thread, n_threads)
+    first, last = multiply_share(
+        arena, m[OUTPUT], slot(mixed, Y), n_tokens, rows[OUT], thread, n_threads
+    )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
     meet(sync, n_threads)
@@ -318,18 +323,20 @@ def channel_mix(weights, s, batch, layer, sync, thread, n_threads):
         start, stop = batch.starts[q], batch.starts[q + 1]
         x_k = mixed.values[IN_K : IN_K + 1]
         shift_and_lerp(rows[NORMED], ffn_x[layer], lerps, x_k, start, stop, first, last)
-    quantize_for(m[FFN_KEY], mixed, IN_K, n_tokens, first, last)
+    quantize_for(m[FFN_KEY], slot(mixed, IN_K), n_tokens, first, last)
     meet(sync, n_threads)
 
     k = hidden.values[0]
-    first, last = multiply_share(arena, m[FFN_KEY], mixed, IN_K, n_tokens, k, thread, n_threads)
+    first, last = multiply_share(
+        arena, m[FFN_KEY], slot(mixed, IN_K), n_tokens, k, thread, n_threads
+    )
     for t in range(n_tokens):
         relu_squared(k[t], first, last)
-    quantize_for(m[FFN_VALUE], hidden, 0, n_tokens, first, last)
+    quantize_for(m[FFN_VALUE], slot(hidden, 0), n_tokens, first, last)
     meet(sync, n_threads)
 
     first, last = multiply_share(
-        arena, m[FFN_VALUE], hidden, 0, n_tokens, rows[OUT], thread, n_threads
+        arena, m[FFN_VALUE], slot(hidden, 0), n_tokens, rows[OUT], thread, n_threads
     )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
@@ -348,9 +355,11 @@ def head(weights, s, batch, sync, thread, n_threads):
         x = s.rows[X, batch.logit_rows[n]]
         layer_norm(x, scale, bias, s.mixed.values[IN_K, n], first, last)
     matrix = weights.head[0]
-    quantize_for(matrix, s.mixed, IN_K, n_rows, first, last)
+    quantize_for(matrix, slot(s.mixed, IN_K), n_rows, first, last)
     meet(sync, n_threads)
-    multiply_share(weights.arena, matrix, s.mixed, IN_K, n_rows, batch.logits, thread, n_threads)
+    multiply_share(
+        weights.arena, matrix, slot(s.mixed, IN_K), n_rows, batch.logits, thread, n_threads
+    )
 
 
 @kernel

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_edge.jit import kernel
+from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.simd.arithmetic import (
     absolute,
     horizontal_max,
@@ -23,24 +23,15 @@ COLUMN_PADDING = 2 * BLOCK
 
 
 class Activations(NamedTuple):
-    """Slots of T rows of inputs, padded with zeros to a multiple of 64 columns.
+    """T rows of inputs, padded with zeros to a multiple of 64 columns; or slots of such rows.
 
-    values: (slots, T, columns) float32. codes: (slots, T, columns) int8; quads: the same bytes as
-    (slots, T, columns / 4) int32; scales: (slots, T, columns / 32) float32; sums: of the codes of
-    each block, int32. values ~ codes * scales.
+    values: (T, columns) float32. codes: (T, columns) int8; quads: the same bytes as
+    (T, columns / 4) int32; scales: (T, columns / 32) float32; sums: of the codes of each block,
+    int32. values ~ codes * scales. Slots, where there are several, come first.
     """
 
     values: npt.NDArray[np.float32]
     codes: npt.NDArray[np.int8]
-    quads: npt.NDArray[np.int32]
-    scales: npt.NDArray[np.float32]
-    sums: npt.NDArray[np.int32]
-
-
-class Operand(NamedTuple):
-    """One slot, as a matrix product reads it: (T, ...) each."""
-
-    values: npt.NDArray[np.float32]
     quads: npt.NDArray[np.int32]
     scales: npt.NDArray[np.float32]
     sums: npt.NDArray[np.int32]
@@ -64,10 +55,10 @@ def new_activations(n_slots: int, n_tokens: int, n_columns: int) -> Activations:
     )
 
 
-@kernel
-def operand(x, slot):
-    """One slot of the activations."""
-    return Operand(x.values[slot], x.quads[slot], x.scales[slot], x.sums[slot])
+@inline
+def slot(x, i):
+    """The T rows of one slot."""
+    return Activations(x.values[i], x.codes[i], x.quads[i], x.scales[i], x.sums[i])
 
 
 @kernel
@@ -89,9 +80,7 @@ def quantize(values, codes, scales, sums, first, last):
 
 
 @kernel
-def quantize_slot(x, slot, n_tokens, first, last):
-    """Columns first to last of every row of one slot."""
+def quantize_rows(x, n_tokens, first, last):
+    """Columns first to last of every row."""
     for t in range(n_tokens):
-        quantize(
-            x.values[slot, t], x.codes[slot, t], x.scales[slot, t], x.sums[slot, t], first, last
-        )
+        quantize(x.values[t], x.codes[t], x.scales[t], x.sums[t], first, last)

@@ -8,7 +8,12 @@ import pytest
 from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0
 from rwkv_edge.runtime.arena import PACKED_BLOCKS, Arena, packed_format
-from rwkv_edge.runtime.kernels.activations import new_activations, operand, padded, quantize_slot
+from rwkv_edge.runtime.kernels.activations import (
+    Activations,
+    new_activations,
+    padded,
+    quantize_rows,
+)
 from rwkv_edge.runtime.kernels.matmul import MATRIX, matmul
 from rwkv_edge.runtime.team import ThreadTeam
 
@@ -33,8 +38,9 @@ def inputs(values):
     n_tokens, n_columns = values.shape
     x = new_activations(1, n_tokens, n_columns)
     x.values[0, :, :n_columns] = values
-    quantize_slot(x, 0, n_tokens, 0, padded(n_columns))
-    blocks = x.codes[0].reshape(n_tokens, -1, 32) * x.scales[0][:, :, None]
+    x = Activations(*(array[0] for array in x))
+    quantize_rows(x, n_tokens, 0, padded(n_columns))
+    blocks = x.codes.reshape(n_tokens, -1, 32) * x.scales[:, :, None]
     return x, blocks.reshape(n_tokens, -1)[:, :n_columns]
 
 
@@ -49,10 +55,10 @@ def test_matmul_matches_decoded_weights(quant_format, shape, n_tokens):
     x, dequantized = inputs(random.standard_normal((n_tokens, shape[1])).astype(np.float32))
     n_rows = int(packed.matrix[0]["n_rows"])
     y = np.full((n_tokens, n_rows), np.nan, np.float32)
-    matmul(packed.weights, packed.matrix[0], operand(x, 0), n_tokens, y, 0, n_rows)
+    matmul(packed.weights, packed.matrix[0], x, n_tokens, y, 0, n_rows)
 
     takes_codes = packed_format(quant_format) in PACKED_BLOCKS
-    exact_inputs = dequantized if takes_codes else x.values[0, :, : shape[1]]
+    exact_inputs = dequantized if takes_codes else x.values[:, : shape[1]]
     decoded = quant_format.decode(packed.raw, shape[1]).astype(np.float64)
     expected = exact_inputs @ decoded.T
     # float32 sums of n terms: 2 ** -24 each, of terms of about 1.
@@ -67,9 +73,9 @@ def test_rows_may_be_shared_out_in_any_way(quant_format):
     packed = pack(random.standard_normal((96, 64)).astype(np.float32), quant_format, n_threads=3)
     x, _ = inputs(random.standard_normal((2, 64)).astype(np.float32))
     whole, parts = np.empty((2, 96), np.float32), np.empty((2, 96), np.float32)
-    matmul(packed.weights, packed.matrix[0], operand(x, 0), 2, whole, 0, 96)
+    matmul(packed.weights, packed.matrix[0], x, 2, whole, 0, 96)
     for first, last in [(0, 16), (16, 80), (80, 96)]:
-        matmul(packed.weights, packed.matrix[0], operand(x, 0), 2, parts, first, last)
+        matmul(packed.weights, packed.matrix[0], x, 2, parts, first, last)
     np.testing.assert_array_equal(whole, parts)
 
 

@@ -1,0 +1,103 @@
+"""RWKV-7 against the official `rwkv` package, on trained and random checkpoints."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkv_edge import Model
+from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+
+HERE = Path(__file__).parent
+FIXTURES = HERE.parents[3] / "shared" / "fixtures"
+# Of the spread of the logits: float32 sums in another order.
+TOLERANCE = 1e-4
+# Random checkpoints, by name: layers, width, ffn width, vocabulary, ranks, layer 0's v0 v1 v2.
+RANDOM_SHAPES = {
+    "wide": dict(n_layer=2, n_embd=128, n_ffn=448, n_vocab=256, ranks=(32, 32, 32, 64)),
+    "deep": dict(n_layer=5, n_embd=64, n_ffn=256, n_vocab=256, ranks=(16, 24, 8, 40)),
+}
+
+
+def difference(found, wanted):
+    return np.abs(found - wanted).max() / (wanted.max() - wanted.min())
+
+
+def write_random(path, name, layer_0_values):
+    shape = dict(RANDOM_SHAPES[name])
+    n_layer, n_embd = shape.pop("n_layer"), shape.pop("n_embd")
+    hyperparameters = synthetic_hyperparameters(n_layer, n_embd, **shape)
+    write_synthetic(path, hyperparameters, seed=11, layer_0_values=layer_0_values)
+
+
+def check(path, backend, tokens, wanted):
+    """Whole prompt, token by token, and split."""
+    with Model.load(path, backend=backend) as model:
+        logits, _ = model.forward(tokens, all_logits=True)
+        assert difference(logits, wanted) < TOLERANCE
+        state = model.new_state()
+        rows = np.stack([model.forward([token], state)[0] for token in tokens])
+        assert difference(rows, wanted) < TOLERANCE
+        split = len(tokens) // 3
+        _, state = model.forward(tokens[:split])
+        rest, _ = model.forward(tokens[split:], state, all_logits=True)
+        assert difference(rest, wanted[split:]) < TOLERANCE
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_trained_checkpoint_gives_the_official_logits(backend, tmp_path):
+    checkpoint = FIXTURES / "tiny-rwkv-7v0-834K.pth"
+    if not checkpoint.is_file():
+        pytest.skip(f"{checkpoint.name} is not beside the repository")
+    convert(checkpoint, tmp_path / "m.gguf", "F32")
+    stored = np.load(checkpoint.with_suffix(".npz"))
+    check(tmp_path / "m.gguf", backend, stored["tokens"], stored["logits"])
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("name", list(RANDOM_SHAPES))
+@pytest.mark.parametrize("layer_0_values", [False, True])
+def test_random_checkpoint_gives_the_stored_official_logits(
+    name, layer_0_values, backend, tmp_path
+):
+    # Written by make_official_logits.py beside this file, so that the suite needs no torch.
+    stored = np.load(HERE / "rwkv7_official_logits.npz")
+    write_random(tmp_path / "m.pth", name, layer_0_values)
+    convert(tmp_path / "m.pth", tmp_path / "m.gguf", "F32")
+    key = f"{name}_{layer_0_values}"
+    check(tmp_path / "m.gguf", backend, stored["tokens"], stored[key])
+
+
+@pytest.mark.parametrize("name", list(RANDOM_SHAPES))
+@pytest.mark.parametrize("layer_0_values", [False, True])
+def test_stored_logits_are_what_the_official_package_gives(name, layer_0_values, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed: stored logits stand unchecked")
+    pytest.importorskip("rwkv", reason="rwkv is not installed: stored logits stand unchecked")
+    from tests.runtime.arch.make_official_logits import official_logits
+
+    stored = np.load(HERE / "rwkv7_official_logits.npz")
+    write_random(tmp_path / "m.pth", name, layer_0_values)
+    found = official_logits(tmp_path / "m.pth", stored["tokens"])
+    assert difference(found, stored[f"{name}_{layer_0_values}"]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("weight_type", "bound"),
+    # Of the spread of the logits. F16 and BF16 hold 11 and 8 bits of a number, Q8_0 and Q4_0 codes
+    # of 8 and 4 bits per block of 32, on random weights, whose errors do not average out.
+    [("F16", 2e-3), ("BF16", 2e-2), ("Q8_0", 3e-2), ("Q4_0", 0.35)],
+)
+def test_every_weight_type_stays_near_the_float32_logits(weight_type, bound, tmp_path):
+    stored = np.load(HERE / "rwkv7_official_logits.npz")
+    write_random(tmp_path / "m.pth", "wide", False)
+    convert(tmp_path / "m.pth", tmp_path / "m.gguf", weight_type)
+    logits = {}
+    for backend in ("reference", "numba"):
+        with Model.load(tmp_path / "m.gguf", backend=backend) as model:
+            logits[backend], _ = model.forward(stored["tokens"], all_logits=True)
+    assert difference(logits["reference"], stored["wide_False"]) < bound
+    # Codes are multiplied by inputs of 8 bits, whose steps are about 1 % of a typical input; each
+    # of the layers adds its own.
+    exact = weight_type in ("F16", "BF16")
+    assert difference(logits["numba"], logits["reference"]) < (TOLERANCE if exact else 4e-2)

@@ -1,0 +1,139 @@
+"""What every backend promises, on one tiny model; each optional one is skipped aloud if missing."""
+
+import numpy as np
+import pytest
+
+from rwkv_edge import BackendUnavailableError, Model
+from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+from rwkv_edge.runtime.backends import BACKENDS
+
+# float32 sums in another order; relative to the spread of the logits.
+SAME_NUMBERS = 1e-4
+TOKENS = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contract")
+    shape = synthetic_hyperparameters(3, 128, n_ffn=320, n_vocab=256, ranks=(32, 64, 40, 96))
+    write_synthetic(folder / "tiny.pth", shape, seed=3)
+    convert(folder / "tiny.pth", folder / "tiny.gguf", "F32")
+    return folder / "tiny.gguf"
+
+
+def load(path, name):
+    try:
+        return Model.load(path, backend=name)
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def model(request, path):
+    with load(path, request.param) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def expected(path):
+    with Model.load(path, backend="reference") as reference:
+        logits, state = reference.forward(TOKENS, all_logits=True)
+        return logits, state.to_arrays()
+
+
+def difference(found, wanted):
+    """Largest difference, relative to the spread of what is wanted."""
+    return np.abs(found - wanted).max() / (wanted.max() - wanted.min())
+
+
+def test_all_logits_match_the_reference(model, expected):
+    logits, _ = model.forward(TOKENS, all_logits=True)
+    assert logits.shape == (90, 256)
+    assert logits.dtype == np.float32
+    assert difference(logits, expected[0]) < SAME_NUMBERS
+
+
+def test_the_last_logits_are_the_last_of_all(model, expected):
+    logits, _ = model.forward(TOKENS)
+    assert logits.shape == (256,)
+    assert difference(logits, expected[0][-1]) < SAME_NUMBERS
+
+
+def test_one_token_at_a_time_gives_the_same(model, expected):
+    state = model.new_state()
+    rows = [model.forward([token], state)[0] for token in TOKENS]
+    assert difference(np.stack(rows), expected[0]) < SAME_NUMBERS
+
+
+@pytest.mark.parametrize("split", [1, 4, 63, 64, 65, 89])
+def test_split_anywhere_it_gives_the_same(model, expected, split):
+    _, state = model.forward(TOKENS[:split])
+    logits, same = model.forward(TOKENS[split:], state)
+    assert same is state
+    assert difference(logits, expected[0][-1]) < SAME_NUMBERS
+
+
+def test_the_state_is_the_canonical_one(model, expected):
+    _, state = model.forward(TOKENS)
+    arrays = state.to_arrays()
+    assert {n: a.shape for n, a in arrays.items()} == model.state_shapes
+    for name, wanted in expected[1].items():
+        assert difference(arrays[name], wanted) < SAME_NUMBERS, name
+
+
+def test_a_fresh_state_is_the_initial_one(model):
+    for name, array in model.new_state().to_arrays().items():
+        assert not array.any(), name
+
+
+def test_a_state_out_of_arrays_goes_on_as_if_it_had_always_been_here(model, path, expected):
+    with Model.load(path, backend="reference") as reference:
+        _, state = reference.forward(TOKENS[:50])
+        moved = model.state_from_arrays(state.to_arrays())
+    logits, _ = model.forward(TOKENS[50:], moved, all_logits=True)
+    assert difference(logits, expected[0][50:]) < SAME_NUMBERS
+
+
+def test_a_state_survives_its_own_arrays_unchanged(model):
+    _, state = model.forward(TOKENS[:20])
+    arrays = state.to_arrays()
+    again = model.state_from_arrays(arrays).to_arrays()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, again[name], err_msg=name)
+
+
+def test_a_clone_is_independent(model):
+    _, state = model.forward(TOKENS[:20])
+    clone = state.clone()
+    before = clone.to_arrays()
+    model.forward(TOKENS[20:40], state)
+    for name, array in clone.to_arrays().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    fresh = model.new_state()
+    copy = fresh.clone()
+    model.forward(TOKENS[:5], fresh)
+    assert not any(array.any() for array in copy.to_arrays().values())
+
+
+def test_interleaved_states_do_not_disturb_each_other(model, expected):
+    first, second = model.new_state(), model.new_state()
+    model.forward(TOKENS[:30], first)
+    model.forward(TOKENS[60:], second)
+    model.forward(TOKENS[30:60], first)
+    logits, _ = model.forward(TOKENS[60:], first)
+    assert difference(logits, expected[0][-1]) < SAME_NUMBERS
+
+
+def test_a_batch_gives_what_each_sequence_gets_alone(model):
+    parts = [TOKENS[:1], TOKENS[:70], TOKENS[30:47]]
+    alone = np.stack([model.forward(part)[0] for part in parts])
+    states = [model.new_state() for _ in parts]
+    together = model.forward_batch(parts, states)
+    assert together.shape == (3, 256)
+    assert difference(together, alone) < SAME_NUMBERS
+    for part, state in zip(parts, states, strict=True):
+        _, lonely = model.forward(part)
+        for name, array in lonely.to_arrays().items():
+            found = state.to_arrays()[name]
+            np.testing.assert_allclose(found, array, rtol=1e-3, atol=1e-4, err_msg=name)
