@@ -1,6 +1,6 @@
 """Write rwkv7_official_logits.npz: what the official `rwkv` package gives on random checkpoints.
 
-Run at the top: python -m tests.runtime.arch.make_official_logits (needs torch 2.13.0 on the CPU and rwkv 0.8.32).
+Run at the top, with the [oracle] extra: python -m tests.runtime.arch.make_official_logits
 """
 
 import os

@@ -13,10 +13,10 @@ HERE = Path(__file__).parent
 FIXTURES = HERE.parents[3] / "shared" / "fixtures"
 # Of the spread of the logits: float32 sums in another order.
 TOLERANCE = 1e-4
-# Random checkpoints, by name: layers, width, ffn width, vocabulary, ranks, layer 0's v0 v1 v2.
+# Random checkpoints, by name: layers, width, ffn width, ranks.
 RANDOM_SHAPES = {
-    "wide": dict(n_layer=2, n_embd=128, n_ffn=448, n_vocab=256, ranks=(32, 32, 32, 64)),
-    "deep": dict(n_layer=5, n_embd=64, n_ffn=256, n_vocab=256, ranks=(16, 24, 8, 40)),
+    "wide": (2, 128, 448, (32, 32, 32, 64)),
+    "deep": (5, 64, 256, (16, 24, 8, 40)),
 }
 
 
@@ -25,9 +25,10 @@ def difference(found, wanted):
 
 
 def write_random(path, name, layer_0_values):
-    shape = dict(RANDOM_SHAPES[name])
-    n_layer, n_embd = shape.pop("n_layer"), shape.pop("n_embd")
-    hyperparameters = synthetic_hyperparameters(n_layer, n_embd, **shape)
+    n_layer, n_embd, n_ffn, ranks = RANDOM_SHAPES[name]
+    hyperparameters = synthetic_hyperparameters(
+        n_layer, n_embd, n_ffn=n_ffn, n_vocab=256, ranks=ranks
+    )
     write_synthetic(path, hyperparameters, seed=11, layer_0_values=layer_0_values)
 
 
