@@ -3,6 +3,8 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from rwkv_edge.apps.console import one_line
 from rwkv_edge.errors import RwkvEdgeError
@@ -19,7 +21,7 @@ def report(error: BaseException) -> int | None:
     if described is None:
         return None
     message, code = described
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename is None:
         abandon_stdout()
     # stderr may be closed or on a full disk as well; the exit code still says it.
     with contextlib.suppress(OSError, ValueError):
@@ -43,6 +45,17 @@ def describe(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, MemoryError):
         return "there is not enough memory for this", FAILED
     return None
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the operating system, which leaves it out of failed writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def abandon_stdout() -> None:

@@ -2,14 +2,15 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console, options, sampling
+from rwkv_edge.apps.failures import naming
 from rwkv_edge.apps.loading import open_model
 from rwkv_edge.errors import InputError, RwkvEdgeError
 from rwkv_edge.sampling import SamplingOptions
@@ -39,8 +40,8 @@ def chat(
         Path | None, typer.Option(help="Go on from a conversation that /save kept.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("-n", "--max-tokens", min=1, help="Longest answer, in tokens.")
-    ] = None,
+        int, typer.Option("-n", "--max-tokens", min=1, help="Longest answer, in tokens.")
+    ] = 2000,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
@@ -83,7 +84,7 @@ class Conversation:
     """A chat and the commands that change it."""
 
     def __init__(
-        self, model: Model, options: SamplingOptions, seed: int | None, max_tokens: int | None
+        self, model: Model, options: SamplingOptions, seed: int | None, max_tokens: int
     ) -> None:
         self.model = model
         self.options = options
@@ -93,9 +94,10 @@ class Conversation:
         self.set_think("none")
 
     def begin(self, system: str | None) -> None:
-        """Forget everything."""
-        self.system = system
-        self.chat: Chat = self.model.chat(system, sampling=self.options, seed=self.seed)
+        """Forget everything, the earlier instructions too."""
+        self.chat: Chat = self.model.chat(
+            system, sampling=self.options, seed=self.seed, max_tokens=self.max_tokens
+        )
 
     def set_think(self, name: str) -> None:
         """Choose how answers begin; raises InputError for a mode that does not exist."""
@@ -108,7 +110,9 @@ class Conversation:
 
     def answer(self, text: str) -> None:
         """Stream the answer to stdout; Ctrl-C ends it, and what was said so far counts."""
-        answer = self.chat.send(text, think=self.think, max_tokens=self.max_tokens)
+        # A person would wonder what it is waiting for; a program wants the answer alone.
+        pieces = self.chat.send(text, think=self.think, show_thinking=is_interactive())
+        answer = cast(Generator[str, None, None], pieces)
         try:
             # Closed by name, so that the chat knows where the answer ended before the next turn.
             with contextlib.closing(answer):
@@ -144,7 +148,7 @@ class Conversation:
         return "taken back" if self.chat.undo() else "there is nothing to take back"
 
     def _reset(self) -> str:
-        self.begin(self.system)
+        self.chat.reset()
         return "begun anew"
 
     def _system(self, text: str) -> str:
@@ -156,7 +160,9 @@ class Conversation:
         return f"think mode is {name.lower()}"
 
     def _save(self, name: str) -> str:
-        self.chat.save(required_path(name, "/save"))
+        path = required_path(name, "/save")
+        with naming(path):
+            self.chat.save(path)
         return f"saved to {name}"
 
     def _load(self, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rwkv_edge.apps import console, options, sampling
+from rwkv_edge.apps.failures import naming
 from rwkv_edge.apps.loading import open_model
 from rwkv_edge.errors import InputError
 
@@ -21,7 +22,7 @@ def generate(
         Path | None, typer.Option("-f", "--file", help="Read the prompt from a file.")
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option("-n", "--max-tokens", min=0, help="Write at most this many tokens.")
+        int, typer.Option("-n", "--max-tokens", min=1, help="Write at most this many tokens.")
     ] = 100,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
@@ -74,7 +75,8 @@ def generate(
                 console.write(piece)
         seconds = time.perf_counter() - began
         if save_state:
-            stream.state.save(save_state)
+            with naming(save_state):
+                stream.state.save(save_state)
     if as_json:
         console.write_json(
             {
