@@ -70,9 +70,9 @@ class Arena:
         else:
             columns = -(-n_columns // CHAINS) * CHAINS
             n_bytes = rows * columns * tensor.quant_format.block.itemsize
-        matrix = np.array((self._end, rows, columns, int(kind)), MATRIX)
+        record: np.void = np.array([(self._end, rows, columns, int(kind))], MATRIX)[0]
         self._end += -(-n_bytes // CACHE_LINE) * CACHE_LINE
-        return matrix[()]
+        return record
 
     def pack(self, team: ThreadTeam, release_pages: Callable[[], None]) -> None:
         """Fill the arena, each matrix by all threads; a matrix's pages of the file go at once."""

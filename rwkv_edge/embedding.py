@@ -11,6 +11,8 @@ def embedding_of(arrays: StateArrays) -> Float32Array:
     By then every token has passed through the recurrence of all layers. A state that has seen
     nothing gives zeros.
     """
-    vector = arrays["ffn_x"][-1].astype(np.float64)
-    length = float(np.linalg.norm(vector))
-    return (vector / length if length else vector).astype(np.float32)
+    vector: Float32Array = arrays["ffn_x"][-1].astype(np.float32)
+    length = np.linalg.norm(vector)
+    if length:
+        vector /= length
+    return vector

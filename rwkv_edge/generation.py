@@ -1,6 +1,6 @@
 """Text out of a model, piece by piece."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rwkv_edge.errors import InputError
@@ -60,7 +60,7 @@ class Stream(Iterator[str]):
         """End early; `finish_reason` stays None."""
         self._pieces.close()
 
-    def _generate(self) -> Iterator[str]:
+    def _generate(self) -> Generator[str, None, None]:
         tokenizer = self._model.tokenizer
         logits, _ = self._model.forward(self._prompt, self.state)
         while len(self.tokens) < self._max_tokens:

@@ -245,6 +245,6 @@ def not_gguf(magic: bytes) -> str:
 def ggml_type_name(ggml_type: int) -> str:
     """ggml's name for a weight type, or its number."""
     try:
-        return gguf.GGMLQuantizationType(ggml_type).name
+        return str(gguf.GGMLQuantizationType(ggml_type).name)
     except ValueError:
         return f"type {ggml_type}"

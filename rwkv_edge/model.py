@@ -148,13 +148,14 @@ class Model:
         stop: texts that end the answer and are not part of it. state: what came before, advanced
         in place; None begins anew. Raises InputError, StateMismatchError.
         """
-        changed = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-        options = replace(
-            sampling or SamplingOptions(),
-            **{name: value for name, value in changed.items() if value is not None},
-        )
-        is_text = isinstance(prompt, str | bytes)
-        tokens = self.tokenizer.encode(prompt) if is_text else prompt
+        options = sampling or SamplingOptions()
+        if temperature is not None:
+            options = replace(options, temperature=temperature)
+        if top_p is not None:
+            options = replace(options, top_p=top_p)
+        if top_k is not None:
+            options = replace(options, top_k=top_k)
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else prompt
         if len(tokens) == 0:
             raise InputError("the prompt is empty; give at least one character")
         sampler = Sampler(options, self.hyperparameters.n_vocab, seed, self._unpenalized)

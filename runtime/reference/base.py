@@ -11,18 +11,21 @@ from rwkv_edge.model_file import ModelFile
 
 def layer_norm(x: Float32Array, weight: Float32Array, bias: Float32Array) -> Float32Array:
     """(C,) to mean 0 and variance 1, then scaled and shifted."""
-    return (x - x.mean()) / np.sqrt(x.var() + LAYER_NORM_EPS) * weight + bias
+    y: Float32Array = (x - x.mean()) / np.sqrt(x.var() + LAYER_NORM_EPS) * weight + bias
+    return y
 
 
 def group_norm(x: Float32Array, weight: Float32Array, bias: Float32Array) -> Float32Array:
     """(n_head, head_size), each head to mean 0 and variance 1; scaled and shifted, (C,) each."""
     mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
-    return ((x - mean) / np.sqrt(variance + GROUP_NORM_EPS)).reshape(-1) * weight + bias
+    y: Float32Array = (x - mean) / np.sqrt(variance + GROUP_NORM_EPS)
+    return y.reshape(-1) * weight + bias
 
 
 def sigmoid(x: Float32Array) -> Float32Array:
     """1 / (1 + e**-x), without overflow for large negative x."""
-    return np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))
+    y: Float32Array = 0.5 * (np.tanh(0.5 * x) + 1)
+    return y
 
 
 class ReferenceModel(ABC):

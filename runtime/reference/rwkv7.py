@@ -73,4 +73,5 @@ class Rwkv7(ReferenceModel):
 
         x_k = x + (state["ffn_x"][layer] - x) * p("lerp_k").reshape(-1)
         state["ffn_x"][layer] = x
-        return p("value") @ np.maximum(p("key") @ x_k, 0) ** 2
+        hidden: Float32Array = np.maximum(p("key") @ x_k, 0) ** 2
+        return p("value") @ hidden
