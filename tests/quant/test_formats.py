@@ -1,5 +1,7 @@
 """Every format: fixed bytes, gguf-py's bytes, the round trip, and what cannot be stored."""
 
+from importlib.metadata import version
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -60,6 +62,8 @@ WEIGHTS = make_weights()
 @pytest.mark.parametrize("case", WEIGHTS)
 @pytest.mark.parametrize("quant", QUANT_FORMATS.values(), ids=QUANT_FORMATS)
 def test_encode_gives_gguf_py_bytes(quant: type[QuantFormat], case: str) -> None:
+    if quant is Q4_0 and version("gguf").startswith("0.17"):
+        pytest.skip("gguf-py before 0.18 rounds Q4_0 once, as a fused multiply-add would")
     x = WEIGHTS[case]
     expected = quants.quantize(x, GGMLQuantizationType(quant.ggml_type)).view(np.uint8)
     np.testing.assert_array_equal(quant.encode(x), expected)
