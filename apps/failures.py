@@ -49,12 +49,14 @@ def describe(error: BaseException) -> tuple[str, int] | None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in errors of the operating system, which leaves it out of failed writes."""
+    """Name the file that is written in errors of the operating system.
+
+    Those leave it out of failed writes, or name the partial file beside it.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        error.filename = str(path)
         raise
 
 

@@ -10,7 +10,7 @@ import typer
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console, options, sampling
-from rwkv_edge.apps.failures import naming
+from rwkv_edge.apps.failures import naming, report
 from rwkv_edge.apps.loading import open_model
 from rwkv_edge.errors import InputError, RwkvEdgeError
 from rwkv_edge.sampling import SamplingOptions
@@ -204,7 +204,7 @@ def talk(conversation: Conversation) -> None:
             # A person goes on after a mistyped file name; a script must not.
             if isinstance(error, BrokenPipeError) or not is_interactive():
                 raise
-            console.note(f"rwkv-edge: {error}")
+            report(error)
 
 
 def read_line() -> str | None:

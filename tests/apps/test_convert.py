@@ -1,0 +1,109 @@
+"""`rwkv-edge convert`."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rwkv_edge import Model
+from rwkv_edge.apps import console
+
+from .conftest import Run
+
+TYPES = {"--q4": "Q4_0", "--q8": "Q8_0", "--f16": "F16", "--bf16": "BF16", "--f32": "F32"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, pth: Path) -> Path:
+    """A copy with its vocabulary beside it, in a folder that can be written to."""
+    shutil.copy(pth, tmp_path / "m.pth")
+    shutil.copy(pth.with_suffix(".vocab.txt"), tmp_path / "m.vocab.txt")
+    return tmp_path / "m.pth"
+
+
+@pytest.mark.parametrize("flag", TYPES)
+def test_each_flag_writes_its_type_beside_the_checkpoint(
+    run: Run, checkpoint: Path, flag: str
+) -> None:
+    result = run("convert", checkpoint, flag)
+    written = checkpoint.with_name(f"m-{flag.removeprefix('--')}.gguf")
+    assert result.code == 0, result.err
+    assert result.out.startswith(f"{written}: RWKV-7, ")
+    with Model.load(written, "reference") as model:
+        assert model.info.file_type == TYPES[flag]
+
+
+def test_the_default_is_four_bits(run: Run, checkpoint: Path) -> None:
+    assert run("convert", checkpoint).code == 0
+    assert checkpoint.with_name("m-q4.gguf").is_file()
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "q8_0"])
+def test_a_type_can_be_named(run: Run, checkpoint: Path, name: str) -> None:
+    assert run("convert", checkpoint, "--type", name).code == 0
+    assert checkpoint.with_name("m-q8.gguf").is_file()
+
+
+def test_output_and_json_say_what_was_written(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "other name.gguf"
+    result = run("convert", checkpoint, "--q8", "-o", out, "--threads", 1, "--json")
+    summary = json.loads(result.out)
+    assert summary["path"] == str(out)
+    assert summary["n_bytes"] == out.stat().st_size
+    assert summary["weight_type"] == "Q8_0"
+    assert summary["hyperparameters"]["version"] == "7"
+
+
+def test_a_vocabulary_can_be_named(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    vocabulary = checkpoint.with_suffix(".vocab.txt").rename(tmp_path / "words.txt")
+    refused = run("convert", checkpoint)
+    assert refused.failed_with("name a vocabulary file")
+    result = run("convert", checkpoint, "--vocab", vocabulary, "--json")
+    assert json.loads(result.out)["vocabulary"] == str(vocabulary)
+
+
+@pytest.mark.parametrize("name", ["Q9", "", "IQ2_XXS"])
+def test_a_type_that_cannot_be_written_is_one_line(run: Run, checkpoint: Path, name: str) -> None:
+    run("convert", checkpoint, "--type", name).failed_with("type")
+    assert not list(checkpoint.parent.glob("*.gguf"))
+
+
+def test_the_checkpoint_is_never_written_over(run: Run, checkpoint: Path) -> None:
+    before = checkpoint.read_bytes()
+    assert run("convert", checkpoint, "-o", checkpoint).failed_with("is the checkpoint itself")
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_leaves_nothing_behind(run: Run, checkpoint: Path) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100_000])
+    before = sorted(checkpoint.parent.iterdir())
+    assert run("convert", checkpoint).failed_with(f"{checkpoint}: ")
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing_behind(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def interrupting(title: str, unit: str = "") -> Iterator[console.Progress]:
+        def at_half(done: int, total: int) -> None:
+            if done > total // 2:
+                raise KeyboardInterrupt
+
+        yield at_half
+
+    monkeypatch.setattr(console, "progress", interrupting)
+    before = sorted(checkpoint.parent.iterdir())
+    result = run("convert", checkpoint)
+    assert (result.code, result.err) == (130, "rwkv-edge: interrupted\n")
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
+    run: Run, checkpoint: Path, tiny_disk: Path
+) -> None:
+    assert run("convert", checkpoint, "-o", tiny_disk / "m.gguf").failed_with("m.gguf: ")
+    assert list(tiny_disk.iterdir()) == []

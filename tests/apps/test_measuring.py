@@ -1,0 +1,187 @@
+"""`compare`, `perplexity`, `info`, `doctor` and `demo`."""
+
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from rwkv_edge import Model
+from rwkv_edge.builtin import heldout_path
+from rwkv_edge.perplexity import measure_perplexity
+
+from .conftest import Run
+
+TEXT = "A database in SQLite is a single disk file."
+has_llama = importlib.util.find_spec("llama_cpp") is not None
+
+
+def test_compare_shows_one_row_for_each_other_engine(run: Run, gguf: Path) -> None:
+    result = run("compare", gguf, "--prompt", TEXT, "--backends", "numba,reference")
+    assert result.code == 0, result.err
+    heading, _, *rows = result.out.splitlines()
+    assert heading.startswith("against reference")
+    assert [row.split()[0] for row in rows] == ["numba"]
+
+
+def test_compare_gives_json(run: Run, gguf: Path) -> None:
+    result = run("compare", gguf, "-n", 20, "--backends", "numba,reference", "--json")
+    found = json.loads(result.out)
+    (agreement,) = found["agreements"]
+    assert (agreement["baseline"], agreement["other"]) == ("reference", "numba")
+    assert agreement["n_tokens"] == 20
+    # Q8_0 weights; numba also rounds activations to 8 bits.
+    assert 0 < agreement["relative_difference"] < 0.02
+
+
+@pytest.mark.skipif(not has_llama, reason="llama-cpp-python is not installed")
+def test_compare_takes_the_first_engine_as_baseline_without_a_reference(
+    run: Run, gguf: Path
+) -> None:
+    result = run("compare", gguf, "-n", 20, "--backends", "llama,numba", "--json")
+    (agreement,) = json.loads(result.out)["agreements"]
+    assert (agreement["baseline"], agreement["other"]) == ("llama", "numba")
+    assert agreement["mean_kl"] < 1e-3
+
+
+def test_compare_says_which_engine_is_not_installed_and_goes_on(
+    run: Run, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    result = run("compare", gguf, "-n", 10)
+    assert result.code == 0
+    assert result.err.startswith("llama is left out: ")
+    assert "numba" in result.out
+    assert "llama" not in result.out
+    found = json.loads(run("compare", gguf, "-n", 10, "--json").out)
+    assert list(found["left_out"]) == ["llama"]
+
+
+def test_compare_needs_two_engines(run: Run, gguf: Path) -> None:
+    assert run("compare", gguf, "--backends", "numba").failed_with("needs two")
+    assert run("compare", gguf, "--backends", ",").failed_with("needs two")
+    assert run("compare", gguf, "--backends", "numba,abacus").failed_with("does not exist")
+
+
+def test_compare_needs_text(run: Run, gguf: Path) -> None:
+    assert run("compare", gguf, "--prompt", "").failed_with("no text")
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_perplexity_is_that_of_the_library(
+    run: Run, gguf: Path, tmp_path: Path, backend: str
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(heldout_path().read_bytes()[:2000])
+    result = run("perplexity", gguf, text, "--json", "--backend", backend)
+    found = json.loads(result.out)
+    with Model.load(gguf, backend) as model:
+        wanted = measure_perplexity(model, io.BytesIO(text.read_bytes()))
+    assert found["bits_per_byte"] == pytest.approx(wanted.bits_per_byte, rel=1e-9)
+    assert found["n_bytes"] == 2000
+    shown = run("perplexity", gguf, text, "--backend", backend).out
+    assert f"bits per byte      {wanted.bits_per_byte:.4f}" in shown
+
+
+def test_perplexity_of_an_empty_file_is_one_line(run: Run, gguf: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    assert run("perplexity", gguf, empty).failed_with(f"{empty}: there is no text")
+
+
+def test_info_describes_a_gguf(run: Run, gguf: Path) -> None:
+    found = json.loads(run("info", gguf, "--json").out)
+    assert found["kind"] == "GGUF model"
+    assert found["n_bytes"] == gguf.stat().st_size
+    with Model.load(gguf, "reference") as model:
+        assert found["hyperparameters"]["n_embd"] == model.hyperparameters.n_embd
+        assert found["n_parameters"] == model.info.n_parameters
+    assert {tensor["dtype"] for tensor in found["tensors"]} == {"Q8_0", "F16", "F32"}
+    shown = run("info", gguf, "--tensors").out
+    assert "RWKV-7" in shown
+    assert "blk.0.time_mix_key.weight" in shown
+
+
+def test_info_describes_a_checkpoint(run: Run, pth: Path) -> None:
+    found = json.loads(run("info", pth, "--json").out)
+    assert found["kind"] == "checkpoint"
+    assert found["hyperparameters"]["version"] == "7"
+    names = {tensor["name"] for tensor in found["tensors"]}
+    assert {"emb.weight", "blocks.0.att.r_k", "head.weight"} <= names
+    assert "RWKV-7" in run("info", pth).out
+
+
+def test_info_describes_safetensors(run: Run, tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    from safetensors.numpy import save_file
+
+    save_file({"a.weight": numpy.zeros((3, 4), "float32")}, tmp_path / "a.safetensors")
+    found = json.loads(run("info", tmp_path / "a.safetensors", "--json").out)
+    assert found["kind"] == "checkpoint"
+    assert found["hyperparameters"] is None
+    assert "not named as RWKV" in found["details"]["cannot be converted"]
+    (tensor,) = found["tensors"]
+    assert (tensor["shape"], tensor["n_bytes"]) == ([3, 4], 48)
+
+
+def test_info_describes_a_state(run: Run, gguf: Path, tmp_path: Path) -> None:
+    state = tmp_path / "a.state"
+    run("generate", gguf, "a", "-n", 1, "--save-state", state)
+    found = json.loads(run("info", state, "--json").out)
+    assert found["kind"] == "state of a conversation"
+    assert found["details"]["version"] == "7"
+    assert {tensor["name"] for tensor in found["tensors"]} == {"att_x", "wkv", "ffn_x"}
+
+
+def test_doctor_says_what_decides_speed(run: Run) -> None:
+    result = run("doctor")
+    assert result.code == 0
+    for fact in ("CPU", "kernels", "threads", "memory", "kernel cache", "numba", "tier"):
+        assert fact in result.out
+    found = json.loads(run("doctor", "--json").out)
+    assert found["threads"] >= 1
+    assert found["tier"]
+    assert {package["name"] for package in found["packages"]} >= {"numpy", "llama-cpp-python"}
+
+
+def test_doctor_warm_leaves_kernels_on_disk(run: Run) -> None:
+    found = json.loads(run("doctor", "--warm", "--json").out)
+    assert found["kernels_compiled"] is True
+    assert found["kernel_cache_bytes"] > 0
+
+
+def test_doctor_reports_a_tier_that_does_not_exist(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rwkv_edge.runtime.simd import cpu
+
+    monkeypatch.setattr(cpu, "cpu_tier", lambda: "abacus")
+    cpu.tier.cache_clear()
+    try:
+        assert run("doctor").failed_with("abacus")
+    finally:
+        cpu.tier.cache_clear()
+
+
+def test_demo_tells_the_whole_story(run: Run) -> None:
+    result = run("demo")
+    assert result.code == 0, result.err
+    assert "1. Convert" in result.out
+    assert "2. Continue" in result.out
+    assert "3. The same" in result.out
+    assert "against reference" in result.out
+    assert "numba" in result.out
+    assert result.out == run("demo").out or has_timings(result.out)
+
+
+def has_timings(text: str) -> bool:
+    return " s\n" in text
+
+
+def test_demo_says_which_engine_is_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    result = run("demo")
+    assert result.code == 0
+    assert "llama is left out" in result.out
