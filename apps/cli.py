@@ -17,7 +17,7 @@ from rwkv_edge.apps.commands.generate import generate
 from rwkv_edge.apps.commands.info import info
 from rwkv_edge.apps.commands.perplexity import perplexity
 from rwkv_edge.apps.console import one_line
-from rwkv_edge.apps.failures import USAGE, report
+from rwkv_edge.apps.failures import USAGE, abandon_stdout, report
 from rwkv_edge.version import __version__
 
 PROGRAM = "rwkv-edge"
@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         raised = error.__cause__ if isinstance(error, CommandError) else error
         assert raised is not None
+        if isinstance(raised, OSError) and raised.filename is None:
+            abandon_stdout()
         reported = report(raised)
         if reported is None:
             raise

@@ -21,8 +21,6 @@ def report(error: BaseException) -> int | None:
     if described is None:
         return None
     message, code = described
-    if isinstance(error, OSError) and error.filename is None:
-        abandon_stdout()
     # stderr may be closed or on a full disk as well; the exit code still says it.
     with contextlib.suppress(OSError, ValueError):
         print(f"rwkv-edge: {one_line(message)}", file=sys.stderr, flush=True)

@@ -133,6 +133,8 @@ class Terminal:
         os.write(self.here, line.encode() + b"\n")
 
     def interrupt(self) -> None:
+        # The program waits for input by now: a signal just before that waits with it.
+        time.sleep(0.5)
         self.process.send_signal(signal.SIGINT)
 
 
@@ -149,7 +151,6 @@ class TestOnATerminal:
         # No stop text can end it: the model writes of anything but users.
         terminal.type(QUESTION)
         terminal.wait_for("\n")
-        time.sleep(0.5)
         terminal.interrupt()
         terminal.wait_for("> ")
         terminal.type("/undo")
