@@ -90,10 +90,11 @@ def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
             tensor_of(name, checkpoint.dtype(name), shape)
             for name, shape in checkpoint.shapes().items()
         )
+        details: dict[str, str] = {}
         if state is not None:
-            details = {name: state[name] for name in ("version", "fingerprint") if name in state}
+            for name in ("version", "fingerprint"):
+                details[name] = state.get(name, "not said")
             return info_of(path, "state of a conversation", tensors, None, details)
-        details = {}
         hp = None
         try:
             shapes = checkpoint.shapes()
