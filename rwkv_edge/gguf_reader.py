@@ -25,6 +25,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 16
+# Longest text out of a file that a message repeats.
+MAX_SHOWN = 80
 # Metadata arrays nest in theory; no writer does so, and an attack would recurse.
 SCALARS = {
     gguf.GGUFValueType.UINT8: "B",
@@ -140,10 +142,21 @@ class GgufFile:
             if magic != MAGIC:
                 raise FormatError(f"{self.path}: {not_gguf(magic)}")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        cursor = _Cursor(self._map, self.path)
+        self.metadata: dict[str, object] = {}
+        self.tensors: dict[str, GgufTensor] = {}
+        try:
+            self._read_header(_Cursor(self._map, self.path))
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self, cursor: _Cursor) -> None:
         cursor.take(len(MAGIC))
         version = cursor.number("I")
         if version not in VERSIONS:
+            # Writers put the magic in one order always, and the version in the machine's.
+            if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
+                raise FormatError(f"{self.path}: {not_gguf(MAGIC[::-1])}")
             raise cursor.fail(f"GGUF version {version} is not one of {VERSIONS}")
         # The least a tensor takes: name length, dimension count, type, offset.
         n_tensors = cursor.count("tensors", smallest_bytes=24)
@@ -157,7 +170,7 @@ class GgufFile:
         for _ in range(n_keys):
             key = cursor.text("a metadata key")
             if key in seen:
-                raise cursor.fail(f"it holds the key {key} twice")
+                raise cursor.fail(f"it holds the key {shown(key)} twice")
             seen.add(key)
             yield key, cursor.value()
 
@@ -169,28 +182,34 @@ class GgufFile:
             or not 0 < alignment <= MAX_ALIGNMENT
             or alignment & (alignment - 1)
         ):
-            raise cursor.fail(f"its alignment {alignment} is not a power of two up to 65,536")
+            raise cursor.fail(
+                f"its alignment {shown(alignment)} is not a power of two up to 65,536"
+            )
         data_start = -(-cursor.position // alignment) * alignment
         end_of_previous = 0
         seen: set[str] = set()
         for name, shape, ggml_type, offset in sorted(infos, key=lambda info: info[3]):
             if name in seen:
-                raise cursor.fail(f"it holds the tensor {name} twice")
+                raise cursor.fail(f"it holds the tensor {shown(name)} twice")
             seen.add(name)
             tensor_format = quant_format_of(ggml_type)
             if tensor_format is None:
                 raise UnsupportedModelError(
-                    f"{self.path}: {name} is stored as {ggml_type_name(ggml_type)}, which this "
-                    "version does not read; convert the original checkpoint with rwkv-edge convert"
+                    f"{self.path}: {shown(name)} is stored as {ggml_type_name(ggml_type)}, which "
+                    "this version does not read; convert the original checkpoint with "
+                    "rwkv-edge convert"
                 )
-            row_bytes = tensor_format.row_bytes(shape[-1])
+            try:
+                row_bytes = tensor_format.row_bytes(shape[-1])
+            except FormatError as error:
+                raise cursor.fail(f"{shown(name)}: {error}") from None
             n_rows = math.prod(shape[:-1])
             start = data_start + offset
             if offset % alignment or offset < end_of_previous:
-                raise cursor.fail(f"{name} is misaligned or overlaps another tensor")
+                raise cursor.fail(f"{shown(name)} is misaligned or overlaps another tensor")
             if n_rows * row_bytes > len(self._map) - start:
                 raise cursor.fail(
-                    f"{name} holds {max(0, len(self._map) - start):,} bytes; "
+                    f"{shown(name)} holds {max(0, len(self._map) - start):,} bytes; "
                     f"{tensor_format.__name__} {list(shape)} needs {n_rows * row_bytes:,}"
                 )
             end_of_previous = offset + n_rows * row_bytes
@@ -201,11 +220,11 @@ class GgufFile:
         name = cursor.text("a tensor name")
         n_dims = cursor.number("I")
         if not 1 <= n_dims <= MAX_DIMENSIONS:
-            raise cursor.fail(f"{name} has {n_dims} dimensions")
+            raise cursor.fail(f"{shown(name)} has {n_dims} dimensions")
         # GGUF lists the contiguous dimension first; numpy last.
         shape = tuple(cursor.number("Q") for _ in range(n_dims))[::-1]
         if min(shape) < 1 or math.prod(shape) > len(self._map) * 8:
-            raise cursor.fail(f"{name} is {list(shape)}, which cannot fit in the file")
+            raise cursor.fail(f"{shown(name)} is {list(shape)}, which cannot fit in the file")
         return name, shape, cursor.number("I"), cursor.number("Q")
 
     def release_pages(self) -> None:
@@ -229,6 +248,16 @@ class GgufFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def shown(text: object) -> str:
+    """Something out of a file as a message may repeat it: on one line, and not at length."""
+    if not isinstance(text, str):
+        # The repr of an array may take many lines, and of a long list much memory.
+        return repr(text) if isinstance(text, int | float | None) else f"a {type(text).__name__}"
+    start = text[:MAX_SHOWN]
+    plain = start if start.isprintable() else repr(start)
+    return plain if len(text) <= MAX_SHOWN else f"{plain}..."
 
 
 def not_gguf(magic: bytes) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rwkv_edge.arch import ARCHITECTURES, Architecture, Role, TensorSpec
 from rwkv_edge.errors import FormatError, UnsupportedModelError
-from rwkv_edge.gguf_reader import GgufFile, GgufTensor
+from rwkv_edge.gguf_reader import GgufFile, GgufTensor, shown
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.tokenizers import Tokenizer, tokenizer_from_gguf
+from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY
 
 
 class ModelFile:
@@ -31,7 +32,7 @@ class ModelFile:
                 # Bounded here, before the schema lists the tensors of so many layers.
                 raise FormatError(f"it announces {n_layer:,} layers in {len(shapes):,} tensors")
             for spec in self.architecture.tensors(self.hyperparameters):
-                self._check(spec)
+                self.gguf.tensors[spec.name] = self._checked(spec)
         except FormatError as error:
             self.close()
             # The schema knows keys and tensors, not the file that they came from.
@@ -47,12 +48,13 @@ class ModelFile:
         architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
         if architecture is None:
             raise UnsupportedModelError(
-                f"{self.path}: its architecture is {name!r}; this version runs "
+                f"{self.path}: its architecture is {shown(name)}; this version runs "
                 + ", ".join(ARCHITECTURES)
             )
         return architecture
 
-    def _check(self, spec: TensorSpec) -> None:
+    def _checked(self, spec: TensorSpec) -> GgufTensor:
+        """The tensor of this place, in exactly the shape that its place has."""
         tensor = self.gguf.tensors.get(spec.name)
         if tensor is None:
             raise FormatError(f"tensor {spec.name} is missing")
@@ -60,10 +62,14 @@ class ModelFile:
             raise FormatError(
                 f"tensor {spec.name} is {list(tensor.shape)}; its place needs {list(spec.shape)}"
             )
-        if spec.role is Role.VECTOR and tensor.quant_format.block_len > 1:
+        quant_format = tensor.quant_format
+        if spec.role is Role.VECTOR and quant_format.block_len > 1:
             raise FormatError(
-                f"tensor {spec.name} is {tensor.quant_format.__name__}; vectors are not quantized"
+                f"tensor {spec.name} is {quant_format.__name__}; vectors are not quantized"
             )
+        # Ones that stand elsewhere than in the schema would be broadcast where they must not.
+        raw = tensor.raw.reshape(-1, quant_format.row_bytes(spec.shape[-1]))
+        return GgufTensor(spec.name, spec.shape, quant_format, raw)
 
     def tensor(self, name: str) -> GgufTensor:
         """A tensor of the schema, by its GGUF name."""
@@ -72,6 +78,10 @@ class ModelFile:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the file carries."""
+        for key in (MODEL_KEY, KIND_KEY):
+            value = self.gguf.metadata.get(key)
+            if value is not None and not isinstance(value, str):
+                raise FormatError(f"{self.path}: key {key} is {shown(value)}, not a text")
         try:
             return tokenizer_from_gguf(self.gguf.metadata, self.hyperparameters.n_vocab)
         except (FormatError, UnsupportedModelError) as error:
