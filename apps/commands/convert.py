@@ -33,7 +33,9 @@ def convert(
             "checkpoint, else World or bytes by the number of embeddings."
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default all.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; by default all, but at most 8.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn a checkpoint into a small GGUF file.
