@@ -10,8 +10,9 @@ from typing import Any
 
 Progress = Callable[[int, int], None]
 
-# Wide enough that no table is folded where nobody looks: in a file or a pipe.
-WIDTH_WITHOUT_TERMINAL = 200
+# Columns; no wider than what it holds, a table takes what it needs of them.
+WIDEST_TABLE = 500
+
 # A model can write anything, and a terminal would obey it: only these control characters pass.
 HARMLESS = "\n\t"
 CONTROL = {
@@ -67,8 +68,8 @@ def write_table(headings: Sequence[str], rows: Sequence[Sequence[str]], n_left: 
     for row in rows:
         # As Text, because brackets in a name would be read as markup.
         table.add_row(*(Text(one_line(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-    Console(file=sys.stdout, width=width).print(table)
+    # A terminal folds a long line by itself; rich would cut numbers off.
+    Console(file=sys.stdout, width=WIDEST_TABLE).print(table)
 
 
 def write_facts(facts: Mapping[str, str]) -> None:

@@ -99,21 +99,13 @@ def open_engines(
 
 def show(agreements: Sequence[Agreement]) -> None:
     """The table, and what its columns say."""
-    baseline = agreements[0].baseline
+    first = agreements[0]
+    print(f"Logits against {first.baseline}, {first.n_tokens} tokens; KL divergence in nats:")
     console.write_table(
-        (
-            f"against {baseline}",
-            "tokens",
-            "max |logit difference|",
-            "of the spread",
-            "mean KL",
-            "max KL",
-            "first other token",
-        ),
+        ("engine", "max difference", "of spread", "mean KL", "max KL", "first other token"),
         [
             (
                 agreement.other,
-                str(agreement.n_tokens),
                 f"{agreement.max_difference:.2e}",
                 f"{agreement.relative_difference:.1e}",
                 f"{agreement.mean_kl:.1e}",

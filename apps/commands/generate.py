@@ -12,6 +12,14 @@ from rwkv_edge.apps.failures import naming
 from rwkv_edge.apps.loading import open_model
 from rwkv_edge.errors import InputError
 
+# What `Stream.finish_reason` means, for a person.
+ENDINGS = {
+    "length": "-n says how many",
+    "stop": "ended by a stop text",
+    "end": "the model ended the document",
+    None: "ended early",
+}
+
 
 def generate(
     model_path: options.ModelPath,
@@ -91,8 +99,8 @@ def generate(
         print(flush=True)
         if sys.stderr.isatty():
             console.note(
-                f"({len(stream.tokens)} tokens after {stream.n_prompt_tokens} in {seconds:.1f} s; "
-                f"ended by {stream.finish_reason})"
+                f"({stream.n_prompt_tokens} tokens read and {len(stream.tokens)} written in "
+                f"{seconds:.1f} s; {ENDINGS.get(stream.finish_reason)})"
             )
 
 

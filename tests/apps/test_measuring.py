@@ -21,9 +21,12 @@ has_llama = importlib.util.find_spec("llama_cpp") is not None
 def test_compare_shows_one_row_for_each_other_engine(run: Run, gguf: Path) -> None:
     result = run("compare", gguf, "--prompt", TEXT, "--backends", "numba,reference")
     assert result.code == 0, result.err
-    heading, _, *rows = result.out.splitlines()
-    assert heading.startswith("against reference")
+    caption, heading, _, *rows = result.out.splitlines()
+    assert caption.startswith("Logits against reference")
+    assert heading.startswith("engine")
     assert [row.split()[0] for row in rows] == ["numba"]
+    # An ordinary terminal shows it whole.
+    assert max(map(len, result.out.splitlines())) <= 80
 
 
 def test_compare_gives_json(run: Run, gguf: Path) -> None:
@@ -173,11 +176,6 @@ def test_demo_tells_the_whole_story(run: Run) -> None:
     assert "3. The same" in result.out
     assert "against reference" in result.out
     assert "numba" in result.out
-    assert result.out == run("demo").out or has_timings(result.out)
-
-
-def has_timings(text: str) -> bool:
-    return " s\n" in text
 
 
 def test_demo_says_which_engine_is_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
