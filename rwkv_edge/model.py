@@ -1,6 +1,8 @@
 """A loaded model: the public API."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +16,7 @@ from rwkv_edge.backend import Backend, Float32Array, Int32Array
 from rwkv_edge.chat import Chat
 from rwkv_edge.chat_templates import ChatTemplate
 from rwkv_edge.embedding import embedding_of
-from rwkv_edge.errors import InputError, StateMismatchError
+from rwkv_edge.errors import InputError, RwkvEdgeError, StateMismatchError
 from rwkv_edge.generation import Stream
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
@@ -48,6 +50,10 @@ class Model:
     def __init__(self, file: ModelFile, backend: Backend) -> None:
         self._file = file
         self.backend = backend
+        # Reentrant: a signal's handler may close the model in the middle of `using`.
+        self._lock = threading.RLock()
+        self._n_users = 0
+        self._closed = False
         self.path = file.path
         self.hyperparameters = file.hyperparameters
         self.tokenizer: Tokenizer = file.tokenizer
@@ -76,6 +82,8 @@ class Model:
 
         file = ModelFile(path)
         try:
+            # Read here: a damaged vocabulary is found before gigabytes of weights are packed.
+            assert file.tokenizer
             return cls(file, load_backend(backend, file, threads))
         except BaseException:
             file.close()
@@ -83,14 +91,17 @@ class Model:
 
     def new_state(self) -> State:
         """A fresh state, as before the first token."""
-        return State(self, self.backend.new_state())
+        with self.using() as backend:
+            return State(self, backend.new_state())
 
     def load_state(self, path: str | Path) -> State:
         """Read a state that `State.save` wrote; from any backend, of the same checkpoint.
 
         Raises FormatError, StateMismatchError, OSError.
         """
-        return State(self, self.backend.state_from_arrays(load_state_arrays(path, self)))
+        arrays = load_state_arrays(path, self)
+        with self.using() as backend:
+            return State(self, backend.state_from_arrays(arrays))
 
     def state_from_arrays(self, arrays: Mapping[str, Float32Array]) -> State:
         """A state out of canonical arrays, which are copied; raises StateMismatchError."""
@@ -101,7 +112,8 @@ class Model:
                 f"which has {self.state_shapes}"
             )
         copies = {name: np.array(arrays[name], np.float32) for name in self.state_shapes}
-        return State(self, self.backend.state_from_arrays(copies))
+        with self.using() as backend:
+            return State(self, backend.state_from_arrays(copies))
 
     def forward(
         self, tokens: Tokens, state: State | None = None, all_logits: bool = False
@@ -114,7 +126,8 @@ class Model:
         """
         checked = self.check_tokens(tokens)
         state = self.new_state() if state is None else self.check_state(state)
-        return self.backend.forward(checked, state.handle, all_logits), state
+        with self.using() as backend:
+            return backend.forward(checked, state.handle, all_logits), state
 
     def forward_batch(self, tokens: Sequence[Tokens], states: Sequence[State]) -> Float32Array:
         """Advance each state by its own tokens in one pass over the weights; (B, n_vocab) logits.
@@ -126,7 +139,9 @@ class Model:
         if len({id(state.handle) for state in states}) < len(states):
             raise InputError("a state stands for two sequences of one batch; clone it")
         checked = [self.check_tokens(part) for part in tokens]
-        return self.backend.forward_batch(checked, [self.check_state(s).handle for s in states])
+        handles = [self.check_state(state).handle for state in states]
+        with self.using() as backend:
+            return backend.forward_batch(checked, handles)
 
     def stream(
         self,
@@ -220,8 +235,13 @@ class Model:
 
     def check_tokens(self, tokens: Tokens) -> Int32Array:
         """The tokens as int32; raises InputError unless there are some and all are in range."""
-        given = np.asarray(tokens)
-        if given.ndim != 1 or given.size == 0:
+        try:
+            given = np.asarray(tokens)
+        except ValueError:
+            raise InputError("tokens are lists of different lengths; give one at a time") from None
+        if given.ndim != 1:
+            raise InputError(f"tokens are one list of numbers, not of {given.ndim} dimensions")
+        if given.size == 0:
             raise InputError("there are no tokens; give at least one")
         if given.dtype.kind not in "iu":
             raise InputError(f"tokens are whole numbers, not {given.dtype}")
@@ -244,8 +264,37 @@ class Model:
             )
         return state
 
+    @contextmanager
+    def using(self) -> Iterator[Backend]:
+        """The backend, which lives until the end of the block even if another thread closes it.
+
+        Raises RwkvEdgeError once the model is closed: the backend's memory is no longer its own.
+        """
+        with self._lock:
+            if self._closed:
+                raise RwkvEdgeError(f"{self.path}: the model is closed; load it again")
+            self._n_users += 1
+        try:
+            yield self.backend
+        finally:
+            with self._lock:
+                self._n_users -= 1
+                is_over = self._closed and self._n_users == 0
+            if is_over:
+                self._release()
+
     def close(self) -> None:
-        """Give memory and threads back; the model and its states are of no use afterwards."""
+        """Give memory and threads back; the model and its states are of no use afterwards.
+
+        What other threads are computing is finished first, but not waited for.
+        """
+        with self._lock:
+            is_over = not self._closed and self._n_users == 0
+            self._closed = True
+        if is_over:
+            self._release()
+
+    def _release(self) -> None:
         self.backend.close()
         self._file.close()
 

@@ -1,5 +1,6 @@
 """The state of one sequence: what a model remembers of all tokens so far, in constant size."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from rwkv_edge.arch import Shape
 from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.backend import StateArrays
 from rwkv_edge.errors import FormatError, StateMismatchError
+from rwkv_edge.gguf_reader import shown
 
 if TYPE_CHECKING:
     from rwkv_edge.model import Model
@@ -31,7 +33,8 @@ class State:
 
     def clone(self) -> "State":
         """An independent copy."""
-        return State(self.model, self.model.backend.clone_state(self.handle))
+        with self.model.using() as backend:
+            return State(self.model, backend.clone_state(self.handle))
 
     def assign(self, other: "State") -> None:
         """Become what `other` is now; raises StateMismatchError for another model's state."""
@@ -39,19 +42,22 @@ class State:
 
     def to_arrays(self) -> StateArrays:
         """The canonical arrays by name, float32 copies: what every backend understands."""
-        return self.model.backend.state_to_arrays(self.handle)
+        with self.model.using() as backend:
+            return backend.state_to_arrays(self.handle)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all. Raises OSError."""
         from safetensors.numpy import save
 
+        arrays = self.to_arrays()
         metadata = {
             "format": FILE_FORMAT,
             "version": self.model.hyperparameters.version,
             "shape": json.dumps(describe(self.model.state_shapes)),
             "fingerprint": self.model.fingerprint,
+            "digest": digest(arrays),
         }
-        data = save(self.to_arrays(), metadata=metadata)
+        data = save(arrays, metadata=metadata)
         with atomic_write(path) as file:
             file.write(data)
 
@@ -77,13 +83,31 @@ def load_state_arrays(path: str | Path, model: "Model") -> StateArrays:
             found = {name: tuple(s.get_shape()) for name, s in slices.items()}
             types = {s.get_dtype() for s in slices.values()}
             if found != model.state_shapes or types != {"F32"}:
+                held = shown(json.dumps(describe(found)))
                 raise FormatError(
-                    f"{path}: it holds {describe(found)} as {', '.join(sorted(types)) or 'nothing'}"
-                    f"; this model's state is {describe(model.state_shapes)} as F32"
+                    f"{path}: it holds {held} as {shown(', '.join(sorted(types)))}; "
+                    f"this model's state is {describe(model.state_shapes)} as F32"
                 )
-            return {name: np.array(file.get_tensor(name), np.float32) for name in slices}
+            arrays = {name: np.array(file.get_tensor(name), np.float32) for name in slices}
     except SafetensorError as error:
-        raise FormatError(f"{path}: not a state file, or a damaged one ({error})") from None
+        raise FormatError(
+            f"{path}: not a state file, or a damaged one ({shown(str(error))})"
+        ) from None
+    if metadata.get("digest") != digest(arrays):
+        raise FormatError(
+            f"{path}: the state is damaged: its numbers are not those that were saved"
+        )
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise FormatError(f"{path}: the state holds numbers that are not finite; begin a new one")
+    return arrays
+
+
+def digest(arrays: StateArrays) -> str:
+    """Of all numbers: safetensors itself would notice a missing byte, but not a changed one."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(np.ascontiguousarray(arrays[name], "<f4").data)
+    return sha.hexdigest()
 
 
 def check_belongs(path: Path, metadata: dict[str, str], model: "Model") -> None:
@@ -91,13 +115,13 @@ def check_belongs(path: Path, metadata: dict[str, str], model: "Model") -> None:
     version = metadata.get("version")
     if version != model.hyperparameters.version:
         raise StateMismatchError(
-            f"{path}: a state of RWKV-{version}; {model.path} is "
+            f"{path}: a state of RWKV-{shown(version)}; {model.path} is "
             f"RWKV-{model.hyperparameters.version}"
         )
     wanted = json.dumps(describe(model.state_shapes))
     if metadata.get("shape") != wanted:
         raise StateMismatchError(
-            f"{path}: a state of shape {metadata.get('shape')}; {model.path} has {wanted}"
+            f"{path}: a state of shape {shown(metadata.get('shape'))}; {model.path} has {wanted}"
         )
     if metadata.get("fingerprint") != model.fingerprint:
         raise StateMismatchError(
