@@ -13,6 +13,7 @@ import pytest
 from rwkv_edge.apps.cli import main
 from rwkv_edge.builtin import checkpoint_path
 from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 
 COMMAND = [sys.executable, "-m", "rwkv_edge.apps.cli"]
 
@@ -94,6 +95,15 @@ def gguf(pth: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("apps") / "model.gguf"
     convert(pth, path, "Q8_0")
     return path
+
+
+@pytest.fixture(scope="session")
+def endless_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model over bytes: nothing ends its documents, and it hardly spells a stop text."""
+    folder = tmp_path_factory.mktemp("endless")
+    write_synthetic(folder / "m.pth", synthetic_hyperparameters(2, 64, n_vocab=256))
+    convert(folder / "m.pth", folder / "m.gguf", "Q8_0")
+    return folder / "m.gguf"
 
 
 @pytest.fixture

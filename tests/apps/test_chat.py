@@ -142,16 +142,16 @@ class Terminal:
 class TestOnATerminal:
     @pytest.fixture
     def terminal(
-        self, start_process: Callable[..., "subprocess.Popen[str]"], gguf: Path
+        self, start_process: Callable[..., "subprocess.Popen[str]"], endless_gguf: Path
     ) -> Terminal:
-        return Terminal(start_process, "chat", gguf, "-n", "100000", "--seed", "1")
+        return Terminal(start_process, "chat", endless_gguf, "-n", "1000000", "--seed", "1")
 
     def test_ctrl_c_ends_the_answer_and_the_conversation_goes_on(self, terminal: Terminal) -> None:
         terminal.wait_for("> ")
-        # No stop text can end it: the model writes of anything but users.
         terminal.type(QUESTION)
         terminal.wait_for("\n")
         terminal.interrupt()
+        terminal.wait_for(" ...\r\n")
         terminal.wait_for("> ")
         terminal.type("/undo")
         terminal.wait_for("taken back")

@@ -170,9 +170,9 @@ def test_a_full_disk_under_stdout_is_one_line(run_process: Process, gguf: Path) 
 
 @posix_only
 def test_output_that_is_closed_early_is_one_line(
-    start_process: Callable[..., "subprocess.Popen[str]"], gguf: Path
+    start_process: Callable[..., "subprocess.Popen[str]"], endless_gguf: Path
 ) -> None:
-    process = start_process("generate", gguf, "The", "-n", "100000")
+    process = start_process("generate", endless_gguf, "The", "-n", "1000000")
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.read(1)
@@ -183,10 +183,10 @@ def test_output_that_is_closed_early_is_one_line(
 
 @posix_only
 def test_ctrl_c_is_one_line_and_leaves_nothing_behind(
-    start_process: Callable[..., "subprocess.Popen[str]"], gguf: Path, tmp_path: Path
+    start_process: Callable[..., "subprocess.Popen[str]"], endless_gguf: Path, tmp_path: Path
 ) -> None:
     state = tmp_path / "a.state"
-    process = start_process("generate", gguf, "The", "-n", "100000", "--save-state", state)
+    process = start_process("generate", endless_gguf, "The", "-n", "1000000", "--save-state", state)
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.read(1)
