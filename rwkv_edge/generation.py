@@ -1,13 +1,15 @@
 """Text out of a model, piece by piece."""
 
+import codecs
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkv_edge.errors import InputError
+from rwkv_edge.errors import InputError, RwkvEdgeError
 from rwkv_edge.sampling import Sampler
 from rwkv_edge.state import State
 from rwkv_edge.stops import Rollback, StopMatcher
-from rwkv_edge.tokenizers import StreamingDecoder
 
 if TYPE_CHECKING:
     from rwkv_edge.model import Model, Tokens
@@ -16,13 +18,26 @@ if TYPE_CHECKING:
 LENGTH, STOP, END = "length", "stop", "end"
 
 
+# The most bytes that a character can lack its end with.
+MAX_UNFINISHED = 3
+
+
+@dataclass
+class _Recent:
+    """A token whose text has not come out, and the state before it, if it may be taken back."""
+
+    token: int
+    text: bytes
+    before: State | None = None
+
+
 class Stream(Iterator[str]):
     """An iterator over the pieces of a text as it is made; never half a character.
 
     tokens: what was generated so far, without what a stop text took back. n_prompt_tokens: how
     many were read before. finish_reason: "length", "stop" or "end" (of the document), None until
-    then. state: has seen the prompt and exactly the text that came out, stop texts and the
-    end-of-document token excluded; leaving early keeps it so.
+    then. state: has seen the prompt and exactly the text that came out so far, whenever that is;
+    stop texts, and the end-of-document token, it never keeps.
     """
 
     def __init__(
@@ -47,9 +62,13 @@ class Stream(Iterator[str]):
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._matcher = StopMatcher(stop)
-        self._decoder = StreamingDecoder()
-        # The state as it was before each token that the matcher holds back.
-        self._snapshots: list[State] = []
+        # The latest tokens: from the first on that reaches into a possible stop text, or into a
+        # character whose end is to come. Their text comes out by whole tokens, so that the state
+        # can be as it was then.
+        self._recent: list[_Recent] = []
+        # Text that is no stop text, but has not come out; and how many bytes may yet become one.
+        self._waiting = b""
+        self._n_held = 0
         self._pieces = self._generate()
 
     def __next__(self) -> str:
@@ -61,6 +80,17 @@ class Stream(Iterator[str]):
         self._pieces.close()
 
     def _generate(self) -> Generator[str, None, None]:
+        try:
+            yield from self._all_pieces()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # Ctrl-C, or a failure. A model that was closed has no states any more.
+            with suppress(RwkvEdgeError):
+                self._take_back(len(self._recent))
+            raise
+
+    def _all_pieces(self) -> Iterator[str]:
         tokenizer = self._model.tokenizer
         logits, _ = self._model.forward(self._prompt, self.state)
         while len(self.tokens) < self._max_tokens:
@@ -69,44 +99,89 @@ class Stream(Iterator[str]):
                 self.finish_reason = END
                 break
             self._sampler.accept(token)
+            text = tokenizer.token_bytes(token)
             self.tokens.append(token)
-            ready, stopped = self._matcher.push(tokenizer.token_bytes(token))
+            self._recent.append(_Recent(token, text))
+            ready, stopped = self._matcher.push(text)
+            self._waiting += ready
             if stopped:
                 self.finish_reason = STOP
                 self._roll_back(self._matcher.rollback)
-            else:
-                self._keep_snapshots()
-                logits, _ = self._model.forward([token], self.state)
-            text = self._decoder.push(ready)
-            if text:
-                yield text
-            if stopped:
                 break
+            self._n_held += len(text) - len(ready)
+            self._forget_what_can_come_out()
+            # A token without text never is the first to be taken back.
+            if self._recent and text:
+                self._recent[-1].before = self.state.clone()
+            logits, _ = self._model.forward([token], self.state)
+            yield from self._hand_out()
         else:
             self.finish_reason = LENGTH
+        self._recent.clear()
         held = b"" if self.finish_reason == STOP else self._matcher.flush()
-        text = self._decoder.push(held) + self._decoder.flush()
-        if text:
-            yield text
+        last = (self._waiting + held).decode("utf-8", "replace")
+        if last:
+            yield last
 
-    def _keep_snapshots(self) -> None:
-        """Remember the state before the present token, if a stop text may have begun in it."""
-        n_held = self._matcher.n_held_tokens
-        if n_held:
-            self._snapshots.append(self.state.clone())
-        self._snapshots = self._snapshots[len(self._snapshots) - n_held :]
+    def _forget_what_can_come_out(self) -> None:
+        """Drop the tokens that end before what is held back, and before unfinished characters."""
+        n_bytes = self._n_held + n_unfinished(self._waiting)
+        n_late = 0
+        for n_dropped in range(len(self._recent), 0, -1):
+            end = len(self._waiting) + self._n_held - n_late
+            if n_late >= n_bytes and is_boundary(self._waiting, end):
+                del self._recent[:n_dropped]
+                return
+            n_late += len(self._recent[n_dropped - 1].text)
+
+    def _hand_out(self) -> Iterator[str]:
+        """Give out the text before the recent tokens, with the state as it was before them."""
+        n_late = sum(len(recent.text) for recent in self._recent) - self._n_held
+        n_ready = len(self._waiting) - n_late
+        piece = self._waiting[:n_ready].decode("utf-8", "replace")
+        self._waiting = self._waiting[n_ready:]
+        if not piece:
+            return
+        if not self._recent:
+            yield piece
+            return
+        ahead = self.state.clone()
+        tokens = [recent.token for recent in self._recent]
+        self._take_back(len(tokens))
+        yield piece
+        self.state.assign(ahead)
+        self.tokens += tokens
+
+    def _take_back(self, n_tokens: int) -> None:
+        """Take the latest tokens out of the state and of `tokens`."""
+        if not n_tokens:
+            return
+        before = self._recent[-n_tokens].before
+        # None: the present token is the only one, and was not read yet.
+        if before is not None:
+            self.state.assign(before)
+        del self.tokens[len(self.tokens) - n_tokens :]
 
     def _roll_back(self, rollback: Rollback | None) -> None:
-        """Take the stop text out of the state: back to before its first token, then what that held.
-
-        The present token, the last of those to take back, was not read yet.
-        """
+        """Take the stop text out: back to before its first token, then what that held before it."""
         assert rollback is not None
-        n_read = rollback.n_tokens - 1
-        if n_read:
-            self.state.assign(self._snapshots[-n_read])
-        del self.tokens[len(self.tokens) - rollback.n_tokens :]
+        self._take_back(rollback.n_tokens)
+        self._recent.clear()
         if rollback.text_before:
             again = self._model.tokenizer.encode(rollback.text_before)
             self._model.forward(again, self.state)
             self.tokens += again
+
+
+def n_unfinished(text: bytes) -> int:
+    """How many bytes at the end are the beginning of a character whose end may be to come."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(text[-MAX_UNFINISHED:])
+    pending, _ = decoder.getstate()
+    return len(pending)
+
+
+def is_boundary(text: bytes, position: int) -> bool:
+    """True if no character lies across `position`: both parts are decoded as the whole would be."""
+    is_continued = position < len(text) and text[position] & 0xC0 == 0x80
+    return not (is_continued and n_unfinished(text[:position]))

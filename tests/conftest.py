@@ -76,7 +76,7 @@ def words_gguf(models_folder: Path, tiny_hyperparameters: Rwkv7Hyperparameters) 
     hp = dataclasses.replace(tiny_hyperparameters, n_vocab=320)
     lines = [f"{i} {token!r} {len(token)}\n" for i, token in enumerate(tokens, 1)]
     (models_folder / "seed0-320.vocab.txt").write_text("".join(lines), encoding="utf-8")
-    return made(models_folder, hp, "words-q8.gguf", "Q8_0")
+    return made(models_folder, hp, "words-f32.gguf", "F32")
 
 
 @pytest.fixture(scope="session")
