@@ -1,7 +1,8 @@
 """Conversations: turns in a template, answers as they come, undo and branches by cloned states."""
 
+import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,8 @@ class Chat:
         # `unread` is text that belongs to the conversation and is fed with the next turn.
         self._now = _Moment(model.new_state(), self._system, ())
         self._before: deque[_Moment] = deque(maxlen=UNDO_DEPTH)
+        # Weak, so that an answer whose iterator is dropped has ended then.
+        self._answering: weakref.ref[Generator[str, None, None]] | None = None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -90,18 +93,21 @@ class Chat:
         """Say something; gives the pieces of the answer as they come.
 
         The turn counts from the first piece on, also if the iteration is left early: then the
-        answer is what came until then. Thinking is kept in `turns`, and comes out only with
-        show_thinking. Raises InputError at once for an empty text.
+        answer is what came until then, and has ended at the next call of a method here, at the
+        latest. Thinking is kept in `turns`, and comes out only with show_thinking. Raises
+        InputError at once for an empty text.
         """
         if not self.template.clean(text):
             raise InputError("there is nothing to say; write something first")
-        return self._answer(text, think, length, show_thinking)
+        self._end_answer()
+        answer = self._answer(text, think, length, show_thinking)
+        self._answering = weakref.ref(answer)
+        return answer
 
     def _answer(
         self, text: str, think: ThinkMode, length: ThinkLength, show_thinking: bool
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         now = self._now
-        self._before.append(replace(now, state=now.state.clone()))
         prompt = now.unread + self.template.turn(text, think, length)
         # Another seed for every turn, so that the same question is not answered the same way.
         seed = None if self.seed is None else self.seed + len(now.turns)
@@ -113,6 +119,7 @@ class Chat:
             stop=self.template.stops,
             state=now.state,
         )
+        before = replace(now, state=now.state.clone())
         splitter = AnswerSplitter(think)
         thinking: list[str] = []
         answer: list[str] = []
@@ -130,25 +137,38 @@ class Chat:
             if shown and not show_thinking:
                 yield shown
         finally:
-            self._finish(stream, text, "".join(thinking), "".join(answer))
+            stream.close()
+            if stream.tokens or stream.finish_reason:
+                self._before.append(before)
+                self._finish(stream, text, "".join(thinking), "".join(answer))
+            else:
+                # Ctrl-C while the question was read, or a failure: it was not said.
+                self._now = before
 
     def _finish(self, stream: Stream, text: str, thinking: str, answer: str) -> None:
-        stream.close()
         turn = Turn(text, answer, thinking, stream.finish_reason)
         self._now = _Moment(stream.state, self.template.separator, (*self._now.turns, turn))
+
+    def _end_answer(self) -> None:
+        """End an answer that was left early, but whose iterator is still held."""
+        answer = self._answering() if self._answering is not None else None
+        if answer is not None:
+            answer.close()
 
     def undo(self) -> bool:
         """Take the last turn back, as if it had not been; False if there is none to take back.
 
         The last four turns can be taken back.
         """
+        self._end_answer()
         if not self._before:
             return False
         self._now = self._before.pop()
         return True
 
     def branch(self) -> "Chat":
-        """A conversation that goes on from here on its own."""
+        """A conversation that goes on from here on its own; what came before cannot be undone."""
+        self._end_answer()
         other = Chat(
             self.model,
             template=self.template,
@@ -162,11 +182,13 @@ class Chat:
 
     def reset(self) -> None:
         """Start over after the system text."""
+        self._end_answer()
         self._now = _Moment(self.model.new_state(), self._system, ())
         self._before.clear()
 
     def save(self, path: str | Path) -> None:
         """Write the state as of the end of the last turn; `turns` are not kept. Raises OSError."""
+        self._end_answer()
         state = self._now.state.clone()
         if self._now.unread:
             self.model.forward(self.model.tokenizer.encode(self._now.unread), state)
@@ -174,6 +196,7 @@ class Chat:
 
     def load(self, path: str | Path) -> None:
         """Go on from a saved state. Raises FormatError, StateMismatchError, OSError."""
+        self._end_answer()
         self._now = _Moment(self.model.load_state(path), "", ())
         self._before.clear()
 
