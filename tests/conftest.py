@@ -19,7 +19,7 @@ from rwkv_edge.quant import QUANT_FORMATS
 # Words beside all bytes: they hold parts of stop texts, ends of characters, and one another.
 WORDS = [
     b".\n", b"\n\n", b"\n\nUser", b"User", b"er: ", b"a\xc3", b"\xc3\xa9", b"\xe2\x82", b"ab",
-    b"aab", b" the", b"END", b"NDx", b"xE",
+    b"aab", b" the", b"END", b"NDx", b"xE", b"\xa9\xc3",
 ]  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def test_whenever_a_stream_is_left_its_state_has_read_what_came_out(
     texts=st.lists(
         st.sampled_from(
             [b"a\xc3", b"\xc3\xa9", b"\xe2\x82", b"\xac", b"\xc3", b"\xed", b"\xa0", b"\xf0",
-             b"\x9f", b"a", b"ab", b"aab", b"xE", b"NDx", b""]
+             b"\x9f", b"\xa9\xc3", b"a", b"ab", b"aab", b"xE", b"NDx", b""]
         ),
         min_size=1,
         max_size=25,
@@ -181,6 +181,7 @@ def test_pieces_joined_are_the_decoded_text_and_agree_with_the_tokens_at_every_p
         ([b"\xe2\x82", b"\xe2\x82", b"\xac"], ["\ufffd", "€"]),
         ([b"a\xc3", b"a\xc3", b"\xc3\xa9", b"i"], ["a\ufffd", "a\ufffdé", "i"]),
         ([b"a", b"\xe2\x82", b"\xac"], ["a", "€"]),
+        ([b"a\xc3", b"\xa9\xc3", b"\xa9", b"i"], ["aéé", "i"]),
         ([b"H", b"aab", b"i"], ["H", "aab", "i"]),
     ],
 )
