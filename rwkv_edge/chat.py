@@ -2,7 +2,7 @@
 
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +89,7 @@ class Chat:
         length: ThinkLength = ThinkLength.UNSAID,
         *,
         show_thinking: bool = False,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Say something; gives the pieces of the answer as they come.
 
         The turn counts from the first piece on, also if the iteration is left early: then the

@@ -126,7 +126,7 @@ def test_stops_end_an_answer_at_the_next_turn_and_not_at_a_paragraph() -> None:
     assert all(stop.startswith(WORLD.separator) for stop in WORLD.stops)
     next_turn = WORLD.separator + WORLD.turn("Hi")
     assert any(next_turn.startswith(stop) for stop in WORLD.stops)
-    assert not any(stop in " First.\n\nUsers and Systems differ." for stop in WORLD.stops)
+    assert not any(stop in " First.\n\nSystems and assistants differ." for stop in WORLD.stops)
 
 
 # Answers

@@ -2,9 +2,9 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -111,8 +111,7 @@ class Conversation:
     def answer(self, text: str) -> None:
         """Stream the answer to stdout; Ctrl-C ends it, and what was said so far counts."""
         # A person would wonder what it is waiting for; a program wants the answer alone.
-        pieces = self.chat.send(text, think=self.think, show_thinking=is_interactive())
-        answer = cast(Generator[str, None, None], pieces)
+        answer = self.chat.send(text, think=self.think, show_thinking=is_interactive())
         try:
             # Closed by name, so that the chat knows where the answer ended before the next turn.
             with contextlib.closing(answer):
