@@ -451,7 +451,7 @@ def open_mutated(
 
 
 @settings(
-    max_examples=1500,
+    max_examples=2500,
     deadline=None,
     derandomize=True,
     database=None,
