@@ -1,0 +1,1 @@
+"""Trains the small RWKV-7 checkpoint that ships with rwkv-edge."""
