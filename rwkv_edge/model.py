@@ -83,7 +83,7 @@ class Model:
         file = ModelFile(path)
         try:
             # Read here: a damaged vocabulary is found before gigabytes of weights are packed.
-            assert file.tokenizer
+            _ = file.tokenizer
             return cls(file, load_backend(backend, file, threads))
         except BaseException:
             file.close()
