@@ -84,13 +84,28 @@ def test_an_entry_that_lies_is_refused(forge: Callable[..., Path], change: Any) 
         b'{"a": \xff}',
         b'{"a":' * 100_000,
         b'{"a":' + b"[" * 100_000,
-        b'{"a": %s, "a": %s}' % ((json.dumps(ENTRY).encode(),) * 2),
         b'{"a": ' + b"1" * 10_000 + b"}",
     ],
 )
 def test_a_header_that_is_not_json_is_refused(forge: Callable[..., Path], header: bytes) -> None:
     with pytest.raises(FormatError, match="damaged"):
         open_checkpoint(forge(header))
+
+
+def test_a_name_for_two_places_is_refused(forge: Callable[..., Path]) -> None:
+    places = [json.dumps(ENTRY | {"data_offsets": [i, i + 16]}).encode() for i in (0, 16)]
+    with pytest.raises(FormatError, match="damaged"):
+        open_checkpoint(forge(b'{"a": %s, "a": %s}' % tuple(places), DATA * 2))
+
+
+def test_tensors_of_other_types_between_do_not_shift_the_rest(forge: Callable[..., Path]) -> None:
+    header = {
+        "c": ENTRY | {"data_offsets": [11, 27]},
+        "a": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]},
+        "b": {"dtype": "I64", "shape": [1], "data_offsets": [3, 11]},
+    }
+    with open_checkpoint(forge(header, bytes(11) + DATA)) as checkpoint:
+        np.testing.assert_array_equal(checkpoint.read("c"), [[0, 1], [2, 3]])
 
 
 @pytest.mark.parametrize("length", [3, 5000, 1 << 20])
