@@ -9,7 +9,7 @@ import numpy as np
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.quant.q4_0 import ZERO_CODE
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply
-from rwkv_edge.runtime.simd.arithmetic import dot4, high_nibbles, low_nibbles, splat_i32
+from rwkv_edge.runtime.simd.arithmetic import dot4_nibbles, high_nibbles, low_nibbles, splat_i32
 from rwkv_edge.runtime.simd.memory import load_i8x64
 
 CODE_BYTES = 256
@@ -29,14 +29,14 @@ def load(weights, p):
 @inline
 def dot(w, quads, k, correction):
     """16 rows x 32 columns of codes times one token's activations; int32. Two chains, not one."""
-    a = dot4(correction, low_nibbles(w[0]), splat_i32(quads[k]))
-    b = dot4(splat_i32(np.int32(0)), low_nibbles(w[1]), splat_i32(quads[k + 1]))
-    a = dot4(a, low_nibbles(w[2]), splat_i32(quads[k + 2]))
-    b = dot4(b, low_nibbles(w[3]), splat_i32(quads[k + 3]))
-    a = dot4(a, high_nibbles(w[0]), splat_i32(quads[k + 4]))
-    b = dot4(b, high_nibbles(w[1]), splat_i32(quads[k + 5]))
-    a = dot4(a, high_nibbles(w[2]), splat_i32(quads[k + 6]))
-    b = dot4(b, high_nibbles(w[3]), splat_i32(quads[k + 7]))
+    a = dot4_nibbles(correction, low_nibbles(w[0]), splat_i32(quads[k]))
+    b = dot4_nibbles(splat_i32(np.int32(0)), low_nibbles(w[1]), splat_i32(quads[k + 1]))
+    a = dot4_nibbles(a, low_nibbles(w[2]), splat_i32(quads[k + 2]))
+    b = dot4_nibbles(b, low_nibbles(w[3]), splat_i32(quads[k + 3]))
+    a = dot4_nibbles(a, high_nibbles(w[0]), splat_i32(quads[k + 4]))
+    b = dot4_nibbles(b, high_nibbles(w[1]), splat_i32(quads[k + 5]))
+    a = dot4_nibbles(a, high_nibbles(w[2]), splat_i32(quads[k + 6]))
+    b = dot4_nibbles(b, high_nibbles(w[3]), splat_i32(quads[k + 7]))
     return a + b
 
 

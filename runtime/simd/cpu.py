@@ -11,6 +11,7 @@ from rwkv_edge.jit import cpu_tier
 # Best first. A tier is a set of instructions that some verb of the vocabulary has a use for.
 TIERS: dict[str, frozenset[str]] = {
     "avx512vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}),
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
     "generic": frozenset(),
 }
 

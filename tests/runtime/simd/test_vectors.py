@@ -159,6 +159,25 @@ def test_dot4_is_exact_at_the_extremes(extreme):
 
 
 @kernel
+def dot_nibbles(weights, activations, out):
+    codes = verbs.low_nibbles(load_i8x64(weights, 0))
+    total = verbs.dot4_nibbles(verbs.splat_i32(np.int32(7)), codes, verbs.splat_i32(activations[0]))
+    store_f32x16(out, 0, verbs.to_f32(total))
+
+
+@pytest.mark.parametrize("extreme", [None, -128, 127])
+def test_dot4_of_nibbles_is_exact_at_the_extremes(extreme):
+    weights = RANDOM.integers(0, 16, 64).astype(np.uint8)
+    activations = RANDOM.integers(-128, 128, 4).astype(np.int8)
+    if extreme is not None:
+        weights[:], activations[:] = 15, extreme
+    out = np.empty(16, np.float32)
+    dot_nibbles(weights, activations.view(np.int32), out)
+    expected = (weights.reshape(16, 4).astype(int) * activations.astype(int)).sum(axis=1) + 7
+    np.testing.assert_array_equal(out, expected)
+
+
+@kernel
 def split_nibbles(weights, activations, out):
     one = verbs.splat_i32(activations[0])
     zero = verbs.splat_i32(np.int32(0))

@@ -1,0 +1,88 @@
+"""Every tier of kernels that this CPU has gives the same numbers as the others."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rwkv_edge import Model
+from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+from rwkv_edge.runtime.simd.cpu import TIERS, cpu_features
+
+# A tier is chosen when kernels are compiled: each needs a process of its own.
+LOGITS = """
+import sys
+import numpy as np
+from rwkv_edge import Model
+from rwkv_edge.runtime.simd.cpu import tier
+print(tier())
+tokens = np.load(sys.argv[1])
+rows = []
+for path in sys.argv[3:]:
+    with Model.load(path, threads=1) as model:
+        rows.append(model.forward(tokens, all_logits=True)[0])
+np.save(sys.argv[2], np.stack(rows))
+"""
+WEIGHT_TYPES = ("Q4_0", "Q8_0", "F16")
+
+
+def logits_on(tier, folder, paths):
+    out = folder / f"{tier}.npy"
+    found = subprocess.run(
+        [sys.executable, "-c", LOGITS, str(folder / "tokens.npy"), str(out), *map(str, paths)],
+        env={**os.environ, "RWKV_EDGE_CPU": tier},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == tier
+    return np.load(out)
+
+
+def test_all_tiers_give_the_same_numbers(tmp_path):
+    shape = synthetic_hyperparameters(2, 128, n_ffn=448, n_vocab=256, ranks=(32, 32, 32, 64))
+    write_synthetic(tmp_path / "m.pth", shape, seed=2)
+    paths = [tmp_path / f"{weight_type}.gguf" for weight_type in WEIGHT_TYPES]
+    for path, weight_type in zip(paths, WEIGHT_TYPES, strict=True):
+        convert(tmp_path / "m.pth", path, weight_type)
+    tokens = np.random.default_rng(4).integers(0, 256, 21).astype(np.int32)
+    np.save(tmp_path / "tokens.npy", tokens)
+
+    present = [name for name, needed in TIERS.items() if needed <= cpu_features()]
+    results = {name: logits_on(name, tmp_path, paths) for name in present}
+    best = results[present[0]]
+    spread = best.max() - best.min()
+    for name in present[1:]:
+        # The dot products are whole numbers, the same on all: only float32 rounding may differ.
+        assert np.abs(results[name] - best).max() < 1e-5 * spread, name
+    with Model.load(paths[2], backend="reference") as reference:
+        wanted, _ = reference.forward(tokens, all_logits=True)
+    assert np.abs(best[2] - wanted).max() < 1e-4 * spread
+
+
+def test_a_tier_that_does_not_exist_is_refused_by_name(tmp_path):
+    code = "from rwkv_edge.runtime.simd.cpu import tier; tier()"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "RWKV_EDGE_CPU": "altivec"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "RWKV_EDGE_CPU=altivec is not a tier" in found.stderr
+
+
+@pytest.mark.parametrize("name", [n for n, needed in TIERS.items() if needed <= cpu_features()])
+def test_dot_products_of_each_tier_are_exact(name):
+    tests = "tests/runtime/simd/test_vectors.py"
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", tests, "-p", "no:cacheprovider"],
+        env={**os.environ, "RWKV_EDGE_CPU": name},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout
