@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rwkv_edge.arch import ARCHITECTURES
 from rwkv_edge.errors import FormatError, UnsupportedModelError
-from rwkv_edge.gguf_reader import MAGIC, GgufFile
+from rwkv_edge.gguf_reader import MAGIC, GgufFile, require_no_pipe
 from rwkv_edge.hyperparameters import Hyperparameters
 
 # Bytes of a number, by the name that checkpoints and states give its type.
@@ -48,6 +48,7 @@ class FileInfo:
 
 def describe_file(path: Path) -> FileInfo:
     """A GGUF, a checkpoint or a state. Raises FormatError, UnsupportedModelError, OSError."""
+    require_no_pipe(path)
     with open(path, "rb") as file:
         magic = file.read(len(MAGIC))
     if magic == MAGIC:

@@ -137,6 +137,7 @@ class GgufFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        require_no_pipe(self.path)
         with open(self.path, "rb") as file:
             magic = file.read(len(MAGIC))
             if magic != MAGIC:
@@ -258,6 +259,12 @@ def shown(text: object) -> str:
     start = text[:MAX_SHOWN]
     plain = start if start.isprintable() else repr(start)
     return plain if len(text) <= MAX_SHOWN else f"{plain}..."
+
+
+def require_no_pipe(path: Path) -> None:
+    """Raise FormatError for a pipe or a device, which opening or reading would wait on for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FormatError(f"{path}: is not a regular file")
 
 
 def not_gguf(magic: bytes) -> str:

@@ -1,5 +1,6 @@
 """What holds for every command: help, exit codes, one line for a failure, nothing left behind."""
 
+import os
 import re
 import signal
 import subprocess
@@ -86,6 +87,16 @@ def test_a_missing_file_is_one_line(run: Run, tmp_path: Path, command: str) -> N
 @pytest.mark.parametrize("command", [*READING, "convert {}"])
 def test_a_folder_is_one_line(run: Run, tmp_path: Path, command: str) -> None:
     assert run(*command.replace("{}", str(tmp_path)).split()).failed_with(f"{tmp_path}: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("command", [*READING, "convert {}"])
+def test_a_pipe_is_one_line_and_no_endless_wait(run: Run, tmp_path: Path, command: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # The text to measure may well come out of a pipe; the model may not.
+    result = run(*command.replace("{}", str(pipe), 1).replace("{}", __file__).split())
+    assert result.failed_with(f"{pipe}: is not a regular file")
 
 
 @pytest.mark.parametrize("command", READING)
