@@ -12,8 +12,8 @@ from rwkv_edge.apps.loading import open_model
 from rwkv_edge.sampling import SamplingOptions
 
 # Chosen because what follows reads well; a small model repeats itself unless it is held back.
-PROMPT = "The module provides"
-SEED = 3
+PROMPT = "If the file does not exist,"
+SEED = 4
 SAMPLING = SamplingOptions(
     temperature=0.9, top_p=0.75, presence_penalty=0.3, frequency_penalty=0.3, penalty_decay=0.99
 )
