@@ -10,10 +10,11 @@ from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0, QuantFormat
 from rwkv_edge.runtime.kernels import matmul_q4_0, matmul_q8_0
 from rwkv_edge.runtime.kernels.activations import padded
+from rwkv_edge.runtime.kernels.elementwise import share
 from rwkv_edge.runtime.kernels.matmul import MATRIX, PackedFormat
 from rwkv_edge.runtime.kernels.matmul_floats import CHAINS
 from rwkv_edge.runtime.kernels.pack import ROWS, pack_blocks, pack_columns, tile_bytes
-from rwkv_edge.runtime.team import ThreadTeam, share_rows
+from rwkv_edge.runtime.team import ThreadTeam
 
 # Rows are shared out by blocks of 32 quantized activations.
 ROW_PADDING = 2 * ROWS
@@ -86,7 +87,7 @@ class Arena:
         kind = PackedFormat(int(matrix["format"]))
         offset, n_columns = int(matrix["offset"]), int(matrix["n_columns"])
         n_groups = int(matrix["n_rows"]) // ROWS
-        first, last = share_rows(n_groups, thread, n_threads)
+        first, last = share(n_groups, 1, thread, n_threads)
         word = np.uint32 if kind is PackedFormat.F32 else np.uint16
         raw = tensor.raw.view(word)
         # No view of the rest: `offset` is a multiple of every word's size.

@@ -103,8 +103,3 @@ def _work(
 def _dismiss(tasks_of_members: "list[queue.SimpleQueue[Task | None]]") -> None:
     for tasks in tasks_of_members:
         tasks.put(None)
-
-
-def share_rows(n_units: int, thread: int, n_threads: int) -> tuple[int, int]:
-    """The part of n_units that one member takes: (first, last)."""
-    return n_units * thread // n_threads, n_units * (thread + 1) // n_threads

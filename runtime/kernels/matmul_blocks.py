@@ -7,10 +7,13 @@ tile is laid out. What differs is the vectors of a block and how they are multip
 import numpy as np
 
 from rwkv_edge.jit import inline
+from rwkv_edge.runtime.kernels.activations import BLOCK
 from rwkv_edge.runtime.kernels.pack import ROWS, SCALE_BYTES, TILE_BLOCKS
 from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32, splat_i32, to_f32
 from rwkv_edge.runtime.simd.memory import load_f16x16, prefetch, store_f32x16
 
+# Four int8 inputs travel in one int32.
+BLOCK_QUADS = BLOCK // 4
 # How far ahead of its use memory is asked for; the hardware stops at the end of a 4 KiB page.
 PREFETCH_BYTES = 4096
 
@@ -22,7 +25,7 @@ def add_block(dot, zero_code, total, w, weight_scale, x, token, block):
     The codes are weights plus zero_code, so zero_code times the sum of the activations goes off.
     """
     correction = splat_i32(np.int32(-zero_code * x.sums[token, block]))
-    product = to_f32(dot(w, x.quads[token], block * 8, correction))
+    product = to_f32(dot(w, x.quads[token], block * BLOCK_QUADS, correction))
     return fma(product, weight_scale * splat_f32(x.scales[token, block]), total)
 
 
@@ -35,7 +38,7 @@ def multiply(
     load reads the vectors of a block; dot multiplies them with one token's activations.
     Rows first_row to last_row, both multiples of 16. Four tokens share each reading of a tile.
     """
-    n_blocks = matrix.n_columns // 32
+    n_blocks = matrix.n_columns // BLOCK
     tile_bytes = TILE_BLOCKS * (code_bytes + SCALE_BYTES)
     for row in range(first_row, last_row, ROWS):
         start = matrix.offset + row // ROWS * (n_blocks // TILE_BLOCKS) * tile_bytes
