@@ -38,11 +38,6 @@ def cache_directory() -> Path:
     return base / "rwkv-edge" / "kernels"
 
 
-def cpu_tier() -> str:
-    """The tier that `RWKV_EDGE_CPU` forces, or "auto". Kernels of different tiers cache apart."""
-    return os.environ.get("RWKV_EDGE_CPU", "auto")
-
-
 # Folders whose code one kernel may be compiled from, by the package that the kernel is in.
 KERNEL_FOLDERS = {
     "runtime": ("runtime/simd", "runtime/kernels", "runtime/arch"),
@@ -59,6 +54,9 @@ def kernel_cache_path(package: str) -> Path:
     It is named by a digest of all that they may be compiled from. numba itself looks at the file of
     a kernel alone, which would let it survive a change in the vocabulary that it inlines.
     """
+    # Here, because which tier there is must be asked of LLVM, and only a kernel needs to know.
+    from rwkv_edge.runtime.simd.cpu import tier
+
     digest = hashlib.sha256(f"{numba.__version__} {sys.version} {platform.machine()}".encode())
     here = Path(__file__).resolve().parent
     # The packages lie beside this one in a checkout, and in it once installed.
@@ -67,7 +65,7 @@ def kernel_cache_path(package: str) -> Path:
     sources += [path for name in KERNEL_FOLDERS[package] for path in (root / name).glob("*.py")]
     for source in sorted(sources):
         digest.update(source.read_bytes())
-    return cache_directory() / f"{package}-{cpu_tier()}-{digest.hexdigest()[:16]}"
+    return cache_directory() / f"{package}-{tier()}-{digest.hexdigest()[:16]}"
 
 
 class _KernelLocator(_CacheLocator):  # type: ignore[misc]
@@ -116,6 +114,10 @@ class _LazyKernelCache:
 
     @cached_property
     def _cache(self) -> Any:
+        from rwkv_edge.runtime.simd.cpu import bind_compiler_to_tier
+
+        # Before the first kernel is compiled or loaded, which is when this is asked for.
+        bind_compiler_to_tier()
         try:
             return _KernelCache(self._function)
         except RuntimeError:

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rwkv_edge.runtime.simd.cpu import tier
+from rwkv_edge.runtime.simd.cpu import has
 from rwkv_edge.runtime.simd.vector import Vector, f32x16, i8x64, i32x16
 
 I32 = ir.IntType(32)
@@ -206,7 +206,7 @@ def dot4(typing_context: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if tier() == "avx512vnni":
+        if has("avx512vnni"):
             return _dot4_vnni(builder, *args)
         total, weights, activations = args
         return builder.add(total, _dot4_in_words(builder, weights, activations))
@@ -220,10 +220,10 @@ def dot4_nibbles(typing_context: Any, total: Any, nibbles: Any, signed: Any) -> 
     """`dot4` of weights 0..15, for which AVX2 has a shorter way; exact."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if tier() == "avx512vnni":
+        if has("avx512vnni"):
             return _dot4_vnni(builder, *args)
         total, weights, activations = args
-        if tier() == "avx2":
+        if has("avx2"):
             products = _dot4_avx2(builder, weights, activations)
         else:
             products = _dot4_in_words(builder, weights, activations)

@@ -1,31 +1,80 @@
-"""What this CPU can do, and which tier of kernels it gets."""
+"""What this CPU can do, which tier of kernels it gets, and what the compiler may use for it."""
 
+import ctypes
 import os
+import platform
+import sys
 from functools import cache
 
 import llvmlite.binding
+import numba
 
 from rwkv_edge.errors import InputError
-from rwkv_edge.jit import cpu_tier
 
+AVX2 = frozenset({"avx2", "fma", "f16c"})
+AVX512_VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 # Best first. A tier is a set of instructions that some verb of the vocabulary has a use for.
 TIERS: dict[str, frozenset[str]] = {
-    "avx512vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}),
-    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "amx": AVX512_VNNI | {"amx-tile", "amx-int8"},
+    "avx512vnni": AVX512_VNNI,
+    "avxvnni": AVX2 | {"avxvnni"},
+    "avx2": AVX2,
+    "dotprod": frozenset({"neon", "dotprod"}),
     "generic": frozenset(),
 }
+# What the compiler must not use of its own accord in a tier below; LLVM's names begin so.
+BEYOND = {
+    "avx512vnni": ("amx",),
+    "avxvnni": ("amx", "avx512", "avx10"),
+    "avx2": ("amx", "avx512", "avx10", "avxvnni"),
+}
+# LLVM's names of the plainest CPU of an architecture, for the generic tier when it is forced.
+PLAINEST_CPU = {"x86_64": "x86-64", "AMD64": "x86-64"}
+# Linux's arch_prctl on x86-64: ask for a part of the CPU state that is off at first; tile data.
+SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """LLVM's names of the features of this CPU."""
+    """LLVM's names of the features of the CPU that kernels are compiled for.
+
+    It is this one, unless `NUMBA_CPU_FEATURES` names those of another.
+    """
+    foreign = numba.config.CPU_FEATURES
+    if foreign is not None:
+        return frozenset(name[1:] for name in foreign.split(",") if name.startswith("+"))
     features = llvmlite.binding.get_host_cpu_features()
     return frozenset(name for name, present in features.items() if present)
 
 
 def cpu_name() -> str:
-    """LLVM's name of this CPU's model, such as "sapphirerapids"."""
-    return str(llvmlite.binding.get_host_cpu_name())
+    """LLVM's name of that CPU's model, such as "sapphirerapids"."""
+    return str(numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
+
+
+@cache
+def present_tiers() -> tuple[str, ...]:
+    """The tiers that run here, best first."""
+    features = cpu_features()
+    names = [name for name, needed in TIERS.items() if needed <= features]
+    return tuple(name for name in names if name != "amx" or tiles_permitted())
+
+
+def tiles_permitted() -> bool:
+    """Ask the system for the registers of AMX, which hold 8 KB more for each thread.
+
+    Must be asked before threads start: the answer holds for those that begin later.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    arguments = (SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+    return int(libc.syscall(*(ctypes.c_long(a) for a in arguments))) == 0
+
+
+def forced_tier() -> str | None:
+    """What `RWKV_EDGE_CPU` says."""
+    return os.environ.get("RWKV_EDGE_CPU") or None
 
 
 @cache
@@ -34,16 +83,42 @@ def tier() -> str:
 
     Raises InputError if that one does not exist or would crash here.
     """
-    available = [name for name, needed in TIERS.items() if needed <= cpu_features()]
-    forced = cpu_tier()
-    if forced == "auto":
-        return available[0]
+    forced = forced_tier()
+    if forced in (None, "auto"):
+        return present_tiers()[0]
     if forced not in TIERS:
         raise InputError(f"RWKV_EDGE_CPU={forced} is not a tier; there are {', '.join(TIERS)}")
-    if forced not in available:
-        missing = ", ".join(sorted(TIERS[forced] - cpu_features()))
+    if forced not in present_tiers():
+        missing = ", ".join(sorted(TIERS[forced] - cpu_features())) or "the system's permission"
         raise InputError(f"RWKV_EDGE_CPU={forced} needs {missing}, which this CPU lacks")
     return forced
+
+
+def has(*features: str) -> bool:
+    """May verbs use these instructions? In the tier that names them, and in those above it."""
+    return TIERS[tier()].issuperset(features)
+
+
+@cache
+def bind_compiler_to_tier() -> None:
+    """Keep numba from instructions beyond a forced tier, which LLVM would use of its own accord.
+
+    Without this a forced tier would be that of its verbs alone. Holds for all of numba in this
+    process, from the first kernel that is compiled on.
+    """
+    if forced_tier() in (None, "auto"):
+        return
+    chosen = tier()
+    if chosen == "generic":
+        numba.config.CPU_NAME = PLAINEST_CPU.get(platform.machine(), "generic")
+        numba.config.CPU_FEATURES = ""
+        return
+    beyond = BEYOND.get(chosen, ())
+    if not beyond:
+        return
+    kept = {name: not name.startswith(beyond) for name in sorted(cpu_features())}
+    numba.config.CPU_NAME = cpu_name()
+    numba.config.CPU_FEATURES = ",".join(f"{'+' if keep else '-'}{n}" for n, keep in kept.items())
 
 
 def physical_cores() -> int:

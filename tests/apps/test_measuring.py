@@ -160,7 +160,7 @@ def test_doctor_reports_a_tier_that_does_not_exist(
 ) -> None:
     from rwkv_edge.runtime.simd import cpu
 
-    monkeypatch.setattr(cpu, "cpu_tier", lambda: "abacus")
+    monkeypatch.setattr(cpu, "forced_tier", lambda: "abacus")
     cpu.tier.cache_clear()
     try:
         assert run("doctor").failed_with("abacus")

@@ -10,7 +10,7 @@ import pytest
 from rwkv_edge import Model
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
-from rwkv_edge.runtime.simd.cpu import TIERS, cpu_features
+from rwkv_edge.runtime.simd.cpu import present_tiers
 
 # A tier is chosen when kernels are compiled: each needs a process of its own.
 LOGITS = """
@@ -51,7 +51,7 @@ def test_all_tiers_give_the_same_numbers(tmp_path):
     tokens = np.random.default_rng(4).integers(0, 256, 21).astype(np.int32)
     np.save(tmp_path / "tokens.npy", tokens)
 
-    present = [name for name, needed in TIERS.items() if needed <= cpu_features()]
+    present = present_tiers()
     results = {name: logits_on(name, tmp_path, paths) for name in present}
     best = results[present[0]]
     spread = best.max() - best.min()
@@ -75,7 +75,7 @@ def test_a_tier_that_does_not_exist_is_refused_by_name(tmp_path):
     assert "RWKV_EDGE_CPU=altivec is not a tier" in found.stderr
 
 
-@pytest.mark.parametrize("name", [n for n, needed in TIERS.items() if needed <= cpu_features()])
+@pytest.mark.parametrize("name", present_tiers())
 def test_dot_products_of_each_tier_are_exact(name):
     tests = "tests/runtime/simd/test_vectors.py"
     found = subprocess.run(
