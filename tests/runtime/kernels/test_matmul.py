@@ -7,14 +7,16 @@ import pytest
 
 from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0
-from rwkv_edge.runtime.arena import PACKED_BLOCKS, Arena, packed_format
+from rwkv_edge.runtime.arena import BY_COLUMNS, Arena, packed_format
 from rwkv_edge.runtime.kernels.activations import (
     Activations,
     new_activations,
     padded,
     quantize_rows,
 )
+from rwkv_edge.runtime.kernels.columns import new_active_columns
 from rwkv_edge.runtime.kernels.matmul import MATRIX, matmul
+from rwkv_edge.runtime.kernels.panel import PANEL_BYTES
 from rwkv_edge.runtime.team import ThreadTeam
 
 FORMATS = [F32, F16, BF16, Q8_0, Q4_0]
@@ -31,6 +33,10 @@ def pack(weights, quant_format, n_threads=1):
     team.close()
     matrix = np.array([arena.matrices["w"]], MATRIX)
     return SimpleNamespace(weights=arena.weights, matrix=matrix, raw=raw)
+
+
+def new_panel():
+    return np.empty(PANEL_BYTES, np.uint8)
 
 
 def inputs(values):
@@ -55,9 +61,19 @@ def test_matmul_matches_decoded_weights(quant_format, shape, n_tokens):
     x, dequantized = inputs(random.standard_normal((n_tokens, shape[1])).astype(np.float32))
     n_rows = int(packed.matrix[0]["n_rows"])
     y = np.full((n_tokens, n_rows), np.nan, np.float32)
-    matmul(packed.weights, packed.matrix[0], x, n_tokens, y, 0, n_rows)
+    matmul(
+        packed.weights,
+        packed.matrix[0],
+        x,
+        new_active_columns(1, 32),
+        n_tokens,
+        y,
+        0,
+        n_rows,
+        new_panel(),
+    )
 
-    takes_codes = packed_format(quant_format) in PACKED_BLOCKS
+    takes_codes = packed_format(quant_format) in BY_COLUMNS
     exact_inputs = dequantized if takes_codes else x.values[:, : shape[1]]
     decoded = quant_format.decode(packed.raw, shape[1]).astype(np.float64)
     expected = exact_inputs @ decoded.T
@@ -73,9 +89,21 @@ def test_rows_may_be_shared_out_in_any_way(quant_format):
     packed = pack(random.standard_normal((96, 64)).astype(np.float32), quant_format, n_threads=3)
     x, _ = inputs(random.standard_normal((2, 64)).astype(np.float32))
     whole, parts = np.empty((2, 96), np.float32), np.empty((2, 96), np.float32)
-    matmul(packed.weights, packed.matrix[0], x, 2, whole, 0, 96)
+    matmul(
+        packed.weights, packed.matrix[0], x, new_active_columns(1, 32), 2, whole, 0, 96, new_panel()
+    )
     for first, last in [(0, 16), (16, 80), (80, 96)]:
-        matmul(packed.weights, packed.matrix[0], x, 2, parts, first, last)
+        matmul(
+            packed.weights,
+            packed.matrix[0],
+            x,
+            new_active_columns(1, 32),
+            2,
+            parts,
+            first,
+            last,
+            new_panel(),
+        )
     np.testing.assert_array_equal(whole, parts)
 
 
