@@ -42,8 +42,8 @@ SCALE_BYTES = 2 * GROUP_ROWS
 # Panels of 16 rows in a group, each of so many blocks: together one panel's room.
 GROUP_PANELS = GROUP_ROWS // ROWS
 GROUP_PANEL_BLOCKS = PANEL_BLOCKS // GROUP_PANELS
-# Blocks ahead of its use that a column is asked for.
-PREFETCH_BLOCKS = 2
+# Cache lines ahead of its use that a column is asked for.
+PREFETCH_LINES = 128
 
 
 class ActiveColumns(NamedTuple):
@@ -157,10 +157,14 @@ def multiply(
             continue
         for token in range(n_tokens):
             out = y[token]
+            ahead = blocks_ahead(active.counts[token], column_bytes)
             for j in range(row, row + GROUP_ROWS, 16):
                 store_f32x16(out, j, splat_f32(np.float32(0)))
             for block in range(n_blocks):
-                ask_for(weights, start, block_bytes, column_bytes, active, token, block, n_blocks)
+                later = block + ahead
+                if later < n_blocks:
+                    columns, n = active.columns[token, later], active.counts[token, later]
+                    ask_for(weights, start + later * block_bytes, column_bytes, columns, n)
                 if active.counts[token, block] == 0:
                     continue
                 p = start + block * block_bytes
@@ -173,15 +177,22 @@ def multiply(
 
 
 @inline
-def ask_for(weights, start, block_bytes, column_bytes, active, token, block, n_blocks):
-    """Prefetch what a block some way ahead will read: no hardware guesses which columns."""
-    ahead = block + PREFETCH_BLOCKS
-    if ahead < n_blocks and active.counts[token, ahead] > 0:
-        p = start + ahead * block_bytes
+def blocks_ahead(counts, column_bytes):
+    """How many blocks further on the lines to ask for lie, by how many columns are active."""
+    n_active = 0
+    for block in range(counts.size):
+        n_active += counts[block]
+    lines = counts.size * SCALE_BYTES + n_active * column_bytes
+    return 1 + counts.size * PREFETCH_LINES * 64 // lines
+
+
+@inline
+def ask_for(weights, p, column_bytes, columns, n):
+    """Prefetch what a block at byte p will read: no hardware guesses which columns."""
+    if n > 0:
         for line in range(0, SCALE_BYTES, 64):
             prefetch(weights, p + line)
-        columns = active.columns[token, ahead]
-        for i in range(active.counts[token, ahead]):
+        for i in range(n):
             for line in range(0, column_bytes, 64):
                 prefetch(weights, p + SCALE_BYTES + columns[i] * column_bytes + line)
 
