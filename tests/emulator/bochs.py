@@ -78,7 +78,7 @@ def bochscpu() -> Any:
     try:
         from bochscpu import _bochscpu
     except ImportError as error:
-        raise EmulatorUnavailableError(f"bochscpu-python is missing: {error}") from None
+        raise EmulatorUnavailableError(f"bochscpu-python cannot be imported: {error}") from None
     return _bochscpu
 
 
