@@ -63,8 +63,11 @@ def present_tiers() -> tuple[str, ...]:
 def tiles_permitted() -> bool:
     """Ask the system for the registers of AMX, which hold 8 KB more for each thread.
 
-    Must be asked before threads start: the answer holds for those that begin later.
+    Must be asked before threads start: the answer holds for those that begin later. Code that is
+    compiled for another CPU does not run on this system, which is then not asked.
     """
+    if numba.config.CPU_FEATURES is not None:
+        return True
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
