@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import math
 import platform
 import statistics
 import tempfile
@@ -151,6 +152,7 @@ def describe_model(file: ModelFile) -> dict[str, Any]:
         "file": file.path.name,
         "hyperparameters": console.plain(file.hyperparameters),
         "file_type": file.file_type,
+        "n_parameters": sum(math.prod(tensor.shape) for tensor in file.gguf.tensors.values()),
         "n_bytes": file.path.stat().st_size,
         "bytes_per_token": file.bytes_per_token,
         "fingerprint": file.fingerprint,

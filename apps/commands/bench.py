@@ -141,8 +141,9 @@ def row(found: Measurement, engines: list[str]) -> list[str]:
 
 def bandwidth_facts(bandwidth: Bandwidth, bytes_per_token: int) -> dict[str, str]:
     """How near decoding comes to what memory allows."""
+    speed = bandwidth.bytes_per_second / 1e9
     facts = {
-        "memory reads": f"{bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.threads} threads",
+        "memory reads": f"{speed:.1f} GB/s, threads: {bandwidth.threads}",
         "a token reads": f"{console.human_bytes(bytes_per_token)} of weights, if none is skipped",
         "which allows": f"{bandwidth.decode_limit:.1f} tok/s",
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rwkv_edge import Model
 from rwkv_edge.apps.benchmark import PARTS
 from rwkv_edge.apps.fresh_process import Task
 from rwkv_edge.runtime.simd.cpu import present_tiers
@@ -60,6 +61,7 @@ def test_everything_is_measured_and_written_whole(
     assert report["settings"]["threads"] == report["bandwidth"]["threads"] == 2
     assert report["model"]["hyperparameters"]["n_layer"] == 2
     assert report["model"]["n_bytes"] == endless_gguf.stat().st_size
+    assert report["model"]["n_parameters"] == Model.load(endless_gguf).info.n_parameters
     assert report["start"]["cold"] > 0
     assert len(report["start"]["warm_samples"]) == 2
     assert report["machine"]["tier_is_forced"] is bool(os.environ.get("RWKV_EDGE_CPU"))
