@@ -8,6 +8,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rwkv_edge.runtime.simd.cpu import has
+from rwkv_edge.runtime.simd.halves import widen_halves
 from rwkv_edge.runtime.simd.vector import Vector, f32x16, i8x64, i32x16
 
 I32 = ir.IntType(32)
@@ -49,10 +50,10 @@ def splat_i32(typing_context: Any, scalar: Any) -> Any:
 
 @intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+    """a * b + c, rounded once where the CPU can: a call of libm for each lane costs too much."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.fma.v16f32", f32x16.llvm, list(args))
+        return _call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, list(args))
 
     return (f32x16(f32x16, f32x16, f32x16), codegen) if a == b == c == f32x16 else None
 
@@ -134,7 +135,7 @@ def f16_to_f32(typing_context: Any, bits: Any) -> Any:
     """The number whose IEEE half has these uint16 bits."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+        return widen_halves(builder, args[0])
 
     return (types.float32(types.uint16), codegen) if bits == types.uint16 else None
 

@@ -126,6 +126,20 @@ def test_storage_formats_widen_exactly():
 
 
 @kernel
+def widen_halves(raw, out):
+    for i in range(0, out.size, 16):
+        store_f32x16(out, i, load_f16x16(raw, 2 * i))
+
+
+def test_every_half_widens_exactly():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    out = np.empty(1 << 16, np.float32)
+    widen_halves(halves.view(np.uint8), out)
+    np.testing.assert_array_equal(out, halves.astype(np.float32))
+    np.testing.assert_array_equal(np.signbit(out), np.signbit(halves))
+
+
+@kernel
 def narrow(x, out):
     store_i8x16(out, 0, verbs.to_i32(verbs.round_to_even(load_f32x16(x, 0))))
 
