@@ -209,6 +209,10 @@ def dot4(typing_context: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if has("avx512vnni"):
             return _dot4_vnni(builder, *args)
+        if has("i8mm"):
+            return _dot4_neon(builder, "usdot", *args)
+        if has("dotprod"):
+            return _dot4_less_128(builder, *args)
         total, weights, activations = args
         return builder.add(total, _dot4_in_words(builder, weights, activations))
 
@@ -223,6 +227,9 @@ def dot4_nibbles(typing_context: Any, total: Any, nibbles: Any, signed: Any) -> 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if has("avx512vnni"):
             return _dot4_vnni(builder, *args)
+        if has("dotprod"):
+            # Weights 0..15 are the same number signed or not.
+            return _dot4_neon(builder, "sdot", *args)
         total, weights, activations = args
         if has("avx2"):
             products = _dot4_avx2(builder, weights, activations)
@@ -259,6 +266,38 @@ def _part(builder: Any, vector: Any, first: int, n_lanes: int) -> Any:
     """Lanes first to first + n_lanes."""
     lanes = ir.Constant(ir.VectorType(I32, n_lanes), list(range(first, first + n_lanes)))
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), lanes)
+
+
+def _dot4_neon(builder: Any, name: str, total: Any, weights: Any, activations: Any) -> Any:
+    """One instruction for each quarter: registers have 128 bits.
+
+    name: "usdot" takes the weights unsigned, "sdot" signed.
+    """
+    signed_bytes = builder.bitcast(activations, i8x64.llvm)
+    quarters = []
+    for q in range(4):
+        part = _part(builder, total, 4 * q, 4)
+        w, a = (_part(builder, v, 16 * q, 16) for v in (weights, signed_bytes))
+        intrinsic_name = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
+        quarters.append(_call(builder, intrinsic_name, part.type, [part, w, a]))
+    a, b, c, d = quarters
+    return _join(builder, _join(builder, a, b), _join(builder, c, d))
+
+
+def _dot4_less_128(builder: Any, total: Any, weights: Any, activations: Any) -> Any:
+    """sdot of weights - 128, which are signed bytes, and 128 times the activations, added back."""
+    less_128 = builder.xor(weights, ir.Constant(i8x64.llvm, [0x80] * 64))
+    zero, ones = ir.Constant(i32x16.llvm, [0] * 16), ir.Constant(i8x64.llvm, [1] * 64)
+    # Once for all weights that meet these activations: LLVM keeps equal values.
+    sums = _dot4_neon(builder, "sdot", zero, ones, activations)
+    times_128 = builder.shl(sums, ir.Constant(i32x16.llvm, [7] * 16))
+    return _dot4_neon(builder, "sdot", builder.add(total, times_128), less_128, activations)
+
+
+def _join(builder: Any, a: Any, b: Any) -> Any:
+    """The lanes of a, then those of b."""
+    n_lanes = 2 * a.type.count
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, n_lanes), [*range(n_lanes)]))
 
 
 def _dot4_in_words(builder: Any, weights: Any, activations: Any) -> Any:

@@ -11,16 +11,19 @@ import numba
 from numba.core.registry import cpu_target
 
 from rwkv_edge.errors import InputError
+from rwkv_edge.runtime.simd.arm import arm_features
 
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 AVX512_VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
+DOTPROD = frozenset({"neon", "dotprod"})
 # Best first. A tier is a set of instructions that some verb of the vocabulary has a use for.
 TIERS: dict[str, frozenset[str]] = {
     "amx": AVX512_VNNI | {"amx-tile", "amx-int8"},
     "avx512vnni": AVX512_VNNI,
     "avxvnni": AVX2 | {"avxvnni"},
     "avx2": AVX2,
-    "dotprod": frozenset({"neon", "dotprod"}),
+    "i8mm": DOTPROD | {"i8mm"},
+    "dotprod": DOTPROD,
     "generic": frozenset(),
 }
 # What the compiler must not use of its own accord in a tier below; LLVM's names begin so.
@@ -28,6 +31,7 @@ BEYOND = {
     "avx512vnni": ("amx",),
     "avxvnni": ("amx", "avx512", "avx10"),
     "avx2": ("amx", "avx512", "avx10", "avxvnni"),
+    "dotprod": ("i8mm",),
 }
 # LLVM's names of the plainest CPU of an architecture, for the generic tier when it is forced.
 PLAINEST_CPU = {"x86_64": "x86-64", "AMD64": "x86-64"}
@@ -44,7 +48,7 @@ def all_features() -> dict[str, bool]:
     foreign = numba.config.CPU_FEATURES
     if foreign is not None:
         return {name[1:]: name[0] == "+" for name in foreign.split(",") if name}
-    return dict(llvmlite.binding.get_host_cpu_features())
+    return {**llvmlite.binding.get_host_cpu_features(), **arm_features()}
 
 
 def cpu_features() -> frozenset[str]:
@@ -106,10 +110,11 @@ def has(*features: str) -> bool:
 
 @cache
 def bind_compiler_to_tier() -> None:
-    """Keep numba from instructions beyond a forced tier, which LLVM would use of its own accord.
+    """Tell numba which instructions it may use, where it would not find out by itself.
 
-    Without this a forced tier would be that of its verbs alone. Holds for all of numba in this
-    process, from the first kernel that is compiled on.
+    A forced tier must not have ones beyond it, which LLVM would use of its own accord: it would be
+    that of its verbs alone. An ARM64 CPU has some that LLVM does not ask for.
+    Holds for all of numba in this process, from the first kernel that is compiled on.
     """
     chosen, forced = tier(), forced_tier() not in (None, "auto")
     if forced and chosen == "generic":
@@ -118,10 +123,10 @@ def bind_compiler_to_tier() -> None:
         cpu_target.target_context.init()
         return
     beyond = BEYOND.get(chosen, ()) if forced else ()
-    if not beyond:
+    if not beyond and not arm_features():
         return
     # Also what the CPU lacks: LLVM takes a model's name for all that the model may have.
-    kept = {n: has and not n.startswith(beyond) for n, has in sorted(all_features().items())}
+    kept = {n: it and not n.startswith(beyond) for n, it in sorted(all_features().items())}
     numba.config.CPU_NAME = cpu_name()
     numba.config.CPU_FEATURES = ",".join(f"{'+' if keep else '-'}{n}" for n, keep in kept.items())
     # Anew: numba made its compiler when the first kernel was decorated, before it could know.
