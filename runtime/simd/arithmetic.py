@@ -8,13 +8,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rwkv_edge.runtime.simd.halves import widen_halves
 from rwkv_edge.runtime.simd.vector import Vector, f32x16, i8x64, i32x16
 
 I32 = ir.IntType(32)
 
 
 def call_llvm(builder: Any, name: str, return_type: ir.Type, args: Sequence[Any]) -> Any:
-    """Call one of LLVM's own functions, such as "llvm.fma.v16f32"."""
+    """Call one of LLVM's own functions, such as "llvm.fmuladd.v16f32"."""
     kind = ir.FunctionType(return_type, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
@@ -49,10 +50,10 @@ def splat_i32(typing_context: Any, scalar: Any) -> Any:
 
 @intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+    """a * b + c, rounded once where the CPU can: a call of libm for each lane costs too much."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return call_llvm(builder, "llvm.fma.v16f32", f32x16.llvm, args)
+        return call_llvm(builder, "llvm.fmuladd.v16f32", f32x16.llvm, args)
 
     return (f32x16(f32x16, f32x16, f32x16), codegen) if a == b == c == f32x16 else None
 
@@ -134,7 +135,7 @@ def f16_to_f32(typing_context: Any, bits: Any) -> Any:
     """The number whose IEEE half has these uint16 bits."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+        return widen_halves(builder, args[0])
 
     return (types.float32(types.uint16), codegen) if bits == types.uint16 else None
 

@@ -12,10 +12,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
+from rwkv_edge.runtime.simd.halves import widen_halves
 from rwkv_edge.runtime.simd.vector import f32x16, i8x64, i32x16
 
 I32 = ir.IntType(32)
-HALF_X16 = ir.VectorType(ir.HalfType(), 16)
 I16_X16 = ir.VectorType(ir.IntType(16), 16)
 I32_X16 = ir.VectorType(I32, 16)
 F32_X16 = f32x16.llvm
@@ -55,7 +55,7 @@ def load_f16x16(typing_context: Any, array: Any, index: Any) -> Any:
     """Sixteen IEEE halves out of a byte array, widened to float32."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fpext(_load(context, builder, sig, args, HALF_X16), F32_X16)
+        return widen_halves(builder, _load(context, builder, sig, args, I16_X16))
 
     return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
 

@@ -12,13 +12,17 @@ from rwkv_edge.runtime.kernels.activations import (
     quantize,
     quantize_rows,
 )
-from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0
-from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0
+from rwkv_edge.runtime.kernels.columns import list_active, new_active_columns
+from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0, matmul_q4_0_columns
+from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0, matmul_q8_0_columns
+from rwkv_edge.runtime.kernels.panel import PANEL_BYTES
 from rwkv_edge.runtime.kernels.wkv7 import wkv7_step
 from tests.runtime.kernels.test_matmul import pack
 
 KERNELS = {"Q4_0": matmul_q4_0, "Q8_0": matmul_q8_0}
-N_ROWS, N_COLUMNS, N_TOKENS, HEAD_SIZE = 48, 192, 5, 64
+BY_COLUMNS = {"Q4_0": matmul_q4_0_columns, "Q8_0": matmul_q8_0_columns}
+# Tokens: one full tile of AMX, and five more.
+N_ROWS, N_COLUMNS, N_TOKENS, HEAD_SIZE = 48, 192, 21, 64
 
 
 def whole_numbers(lowest: int, highest: int, shape: tuple[int, int]) -> np.ndarray:
@@ -34,13 +38,22 @@ def outputs() -> dict[str, np.ndarray]:
     x.values[0] = whole_numbers(-127, 127, (N_TOKENS, N_COLUMNS))
     x = Activations(*(array[0] for array in x))
     quantize_rows(x, N_TOKENS, 0, N_COLUMNS)
+    active = new_active_columns(1, N_COLUMNS)
+    list_active(x.codes[0], active, 0, 0, N_COLUMNS)
+    panel = np.zeros(PANEL_BYTES, np.uint8)
     found = {}
     for quant_format, lowest, highest in ((Q4_0, -8, 7), (Q8_0, -127, 127)):
         name = quant_format.__name__
-        packed = pack(whole_numbers(lowest, highest, (N_ROWS, N_COLUMNS)), quant_format)
-        y = np.full((N_TOKENS, N_ROWS), np.nan, np.float32)
-        KERNELS[name](packed.weights, packed.matrix[0], x, N_TOKENS, y, 0, N_ROWS)
-        found[f"product {name}"] = y
+        weights = whole_numbers(lowest, highest, (N_ROWS, N_COLUMNS))
+        for by_columns, kernel in ((False, KERNELS[name]), (True, BY_COLUMNS[name])):
+            packed = pack(weights, quant_format, by_columns=by_columns)
+            n_rows = int(packed.matrix[0]["n_rows"])
+            for n_tokens in (1, N_TOKENS):
+                y = np.full((n_tokens, n_rows), np.nan, np.float32)
+                operands = (packed.weights, packed.matrix[0], x, active, n_tokens, y)
+                kernel(*operands, 0, n_rows, panel)
+                layout = " by columns" if by_columns else ""
+                found[f"product {name}{layout}, {n_tokens} tokens"] = y
     found |= quantized() | recurrence()
     return found
 
