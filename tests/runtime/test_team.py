@@ -84,6 +84,25 @@ def test_a_failing_member_is_reported_to_the_caller():
     team.close()
 
 
+def test_who_waits_long_sleeps_and_is_woken():
+    with closing(ThreadTeam(2)) as team:
+        counts = np.zeros(48, np.int64)
+        cpu_seconds = []
+
+        def task(thread, n):
+            if thread == 1:
+                time.sleep(0.5)
+            began = time.thread_time()
+            count_in_turns(counts, team.sync, thread, n, 5)
+            cpu_seconds.append(time.thread_time() - began)
+
+        team.run(lambda thread, n: count_in_turns(counts, team.sync, thread, n, 0))
+        team.run(task)
+        assert counts[0] == counts[16] == 5
+        # Spinning would have taken all of the half second.
+        assert max(cpu_seconds) < 0.1 or sys.platform != "linux"
+
+
 def test_an_idle_team_takes_no_time_of_the_cpu():
     with closing(ThreadTeam(3)) as team:
         team.run(lambda thread, n: None)
