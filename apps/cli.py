@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rwkv_edge.apps.commands.bench import bench
 from rwkv_edge.apps.commands.chat import chat
 from rwkv_edge.apps.commands.compare import compare
 from rwkv_edge.apps.commands.convert import convert
@@ -48,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which a newcomer needs them.
-for command in (demo, convert, chat, generate, info, compare, perplexity, doctor):
+for command in (demo, convert, chat, generate, info, compare, perplexity, bench, doctor):
     app.command()(command)
 
 

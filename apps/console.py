@@ -40,7 +40,12 @@ def write(piece: str) -> None:
 
 def write_json(value: object) -> None:
     """A dataclass or plain value as JSON, alone on stdout."""
-    print(json.dumps(plain(value), indent=2))
+    print(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """A dataclass or plain value as JSON."""
+    return json.dumps(plain(value), indent=2)
 
 
 def plain(value: object) -> Any:

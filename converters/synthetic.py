@@ -1,7 +1,7 @@
 """Random RWKV-7 checkpoints of any shape: for benchmarks, and for tests without a trained model.
 
 The magnitudes are those of a trained model: activations neither explode nor vanish over many
-layers, and most of the channel mix's activations are zero.
+layers, and most of the channel mix's activations are zero (how many can be chosen).
 """
 
 import argparse
@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -24,11 +25,12 @@ FORMATS: dict[str, type[QuantFormat]] = {"float32": F32, "float16": F16, "bfloat
 CHUNK_WEIGHTS = 1 << 20
 N_THREADS = 2
 RANK_STEP = 32
-# LayerNorm before the channel mix adds this to every channel, ...
+# LayerNorm before the channel mix adds this to every channel; the mean of ffn.key turns it into as
+# many standard deviations below zero as make the wanted share of activations zero after relu.
 CHANNEL_MIX_BIAS = 0.5
-# ... and the mean of ffn.key turns it into so many standard deviations below zero: 9 of 10
-# activations are then zero after relu, as in trained models.
-CHANNEL_MIX_THRESHOLD = 1.3
+# That share in trained RWKV-7 models is about 0.9, in RWKV-6 0.67. Stored logits of random
+# checkpoints were made with 1.3 standard deviations, so the default must stay exactly that.
+ZEROS = NormalDist().cdf(1.3)
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Spread:
     uniform: bool = False
 
 
-def spread_of(name: str, shape: Shape, hp: Rwkv7Hyperparameters) -> Spread:
+def spread_of(name: str, shape: Shape, hp: Rwkv7Hyperparameters, zeros: float = ZEROS) -> Spread:
     """How the numbers of a checkpoint tensor are spread, by its name within the block."""
     fan_in = shape[0] if name[-1] in "12" else shape[-1]
     per_input = fan_in**-0.5
     layer_share = (2 * hp.n_layer) ** -0.5
+    # Activations before relu have a standard deviation of about one.
+    threshold = NormalDist().inv_cdf(zeros)
     table = {
         "emb.weight": Spread(0, 0.3),
         "head.weight": Spread(0, 2 * per_input),
@@ -68,7 +72,7 @@ def spread_of(name: str, shape: Shape, hp: Rwkv7Hyperparameters) -> Spread:
         "att.key.weight": Spread(0, 0.5 * per_input),
         "att.value.weight": Spread(0, 0.7 * per_input),
         "att.output.weight": Spread(0, 2 * layer_share * per_input),
-        "ffn.key.weight": Spread(-CHANNEL_MIX_THRESHOLD / (CHANNEL_MIX_BIAS * fan_in), per_input),
+        "ffn.key.weight": Spread(-threshold / (CHANNEL_MIX_BIAS * fan_in), per_input),
         "ffn.value.weight": Spread(0, 4 * layer_share * per_input),
     }
     if name in table:
@@ -103,16 +107,17 @@ def write_synthetic(
     dtype: str = "bfloat16",
     seed: int = 0,
     layer_0_values: bool = False,
+    zeros: float = ZEROS,
 ) -> None:
     """Write a random checkpoint to a `.pth`; the same arguments give the same numbers.
 
     dtype: "float32", "float16" or "bfloat16". layer_0_values: also write layer 0's unused
-    v0, v1, v2.
+    v0, v1, v2. zeros: share of the channel mix's activations that are zero, between 0 and 1.
     """
     with PthWriter(Path(path)) as writer, ThreadPoolExecutor(N_THREADS) as pool:
         for i, (name, shape) in enumerate(checkpoint_shapes(hp, layer_0_values).items()):
             within_block = name.split(".", 2)[2] if name.startswith("blocks.") else name
-            spread = spread_of(within_block, shape, hp)
+            spread = spread_of(within_block, shape, hp, zeros)
             writer.add(name, dtype, shape, chunks(pool, shape, spread, dtype, (seed, i)))
 
 
@@ -195,9 +200,18 @@ def main() -> None:
     parser.add_argument("--dtype", choices=list(FORMATS), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layer-0-values", action="store_true", help="write layer 0's v0, v1, v2")
+    parser.add_argument(
+        "--zeros",
+        type=float,
+        default=ZEROS,
+        metavar="SHARE",
+        help="of the channel mix's activations; default: %(default).2f",
+    )
     args = parser.parse_args()
     if args.n_embd % args.head_size:
         parser.error(f"--n-embd must be a multiple of the head size {args.head_size}")
+    if not 0 < args.zeros < 1:
+        parser.error("--zeros must lie between 0 and 1")
     hp = synthetic_hyperparameters(
         args.n_layer,
         args.n_embd,
@@ -207,7 +221,12 @@ def main() -> None:
         ranks=tuple(args.ranks) if args.ranks else None,
     )
     write_synthetic(
-        args.path, hp, dtype=args.dtype, seed=args.seed, layer_0_values=args.layer_0_values
+        args.path,
+        hp,
+        dtype=args.dtype,
+        seed=args.seed,
+        layer_0_values=args.layer_0_values,
+        zeros=args.zeros,
     )
 
 

@@ -1,6 +1,7 @@
 """All matrices of a model, packed once at load into one block of memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +10,22 @@ from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0, QuantFormat
 from rwkv_edge.runtime.kernels import matmul_q4_0, matmul_q8_0
-from rwkv_edge.runtime.kernels.activations import padded
+from rwkv_edge.runtime.kernels.activations import BLOCK, COLUMN_PADDING, padded
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS
+from rwkv_edge.runtime.kernels.columns import SCALE_BYTES as GROUP_SCALE_BYTES
 from rwkv_edge.runtime.kernels.elementwise import share
-from rwkv_edge.runtime.kernels.matmul import MATRIX, PackedFormat
+from rwkv_edge.runtime.kernels.matmul import MATRIX, PackedFormat, kernel_address
 from rwkv_edge.runtime.kernels.matmul_floats import CHAINS
-from rwkv_edge.runtime.kernels.pack import ROWS, pack_blocks, pack_columns, tile_bytes
+from rwkv_edge.runtime.kernels.pack import (
+    ROWS,
+    pack_blocks,
+    pack_byte_columns,
+    pack_columns,
+    pack_nibble_columns,
+    tile_bytes,
+)
+from rwkv_edge.runtime.simd.dot_products import multiplies_unsigned
+from rwkv_edge.runtime.simd.shuffles import rows_side_by_side
 from rwkv_edge.runtime.team import ThreadTeam
 
 # Rows are shared out by blocks of 32 quantized activations.
@@ -27,10 +39,17 @@ PACKED_FORMATS: dict[type[QuantFormat], PackedFormat] = {
     Q8_0: PackedFormat.Q8_0,
     Q4_0: PackedFormat.Q4_0,
 }
-# Bytes of the codes of one packed block, and what is XORed to each 16-bit word of them.
-PACKED_BLOCKS: dict[PackedFormat, tuple[int, int]] = {
-    PackedFormat.Q8_0: (matmul_q8_0.CODE_BYTES, matmul_q8_0.FLIP_SIGNS),
-    PackedFormat.Q4_0: (matmul_q4_0.CODE_BYTES, 0),
+# The same, laid out so that single columns are cheap to read.
+BY_COLUMNS: dict[PackedFormat, PackedFormat] = {
+    PackedFormat.Q8_0: PackedFormat.Q8_0_COLUMNS,
+    PackedFormat.Q4_0: PackedFormat.Q4_0_COLUMNS,
+}
+# Bytes of the codes of one packed block of 16 rows, or of one column of 128 rows.
+CODE_BYTES: dict[PackedFormat, int] = {
+    PackedFormat.Q8_0: matmul_q8_0.CODE_BYTES,
+    PackedFormat.Q4_0: matmul_q4_0.CODE_BYTES,
+    PackedFormat.Q8_0_COLUMNS: matmul_q8_0.COLUMN_BYTES,
+    PackedFormat.Q4_0_COLUMNS: matmul_q4_0.COLUMN_BYTES,
 }
 
 
@@ -46,32 +65,44 @@ def packed_format(quant_format: type[QuantFormat]) -> PackedFormat:
 
 
 class Arena:
-    """Packed matrices by tensor name: `weights` (bytes) and `matrices` (records of `MATRIX`)."""
+    """Packed matrices by tensor name: `weights` (bytes) and `matrices` (records of `MATRIX`).
 
-    def __init__(self, tensors: Sequence[GgufTensor]) -> None:
+    sparse_inputs: names of those whose inputs are mostly zero: laid out by columns where their
+    format can be.
+    """
+
+    def __init__(self, tensors: Sequence[GgufTensor], sparse_inputs: Collection[str] = ()) -> None:
         self._tensors = list(tensors)
         self.matrices: dict[str, np.void] = {}
         self._end = 0
         for tensor in self._tensors:
-            self.matrices[tensor.name] = self._place(tensor)
+            kind = packed_format(tensor.quant_format)
+            if tensor.name in sparse_inputs:
+                kind = BY_COLUMNS.get(kind, kind)
+            self.matrices[tensor.name] = self._place(tensor, kind)
         # A prefetch may run ahead of the end, which is harmless; a load never does.
         block = np.empty(self._end + CACHE_LINE, np.uint8)
         start = -block.ctypes.data % CACHE_LINE
         self.weights: npt.NDArray[np.uint8] = block[start : start + self._end]
 
-    def _place(self, tensor: GgufTensor) -> np.void:
+    def _place(self, tensor: GgufTensor, kind: PackedFormat) -> np.void:
         """Reserve room for a matrix, on a cache line of its own."""
         n_rows, n_columns = tensor.shape
-        kind = packed_format(tensor.quant_format)
         rows = -(-n_rows // ROW_PADDING) * ROW_PADDING
-        if kind in PACKED_BLOCKS:
-            columns = padded(n_columns)
-            tile_columns = padded(1)
-            n_bytes = rows // ROWS * (columns // tile_columns) * tile_bytes(PACKED_BLOCKS[kind][0])
+        columns = padded(n_columns)
+        if kind in BY_COLUMNS.values():
+            rows = -(-n_rows // GROUP_ROWS) * GROUP_ROWS
+            columns = n_columns
+            n_blocks = rows // GROUP_ROWS * (columns // BLOCK)
+            n_bytes = n_blocks * (GROUP_SCALE_BYTES + BLOCK * CODE_BYTES[kind])
+        elif kind in BY_COLUMNS:
+            n_bytes = rows // ROWS * (columns // COLUMN_PADDING) * tile_bytes(CODE_BYTES[kind])
         else:
             columns = -(-n_columns // CHAINS) * CHAINS
             n_bytes = rows * columns * tensor.quant_format.block.itemsize
-        record: np.void = np.array([(self._end, rows, columns, int(kind))], MATRIX)[0]
+        record: np.void = np.array(
+            [(self._end, rows, columns, int(kind), kernel_address(kind))], MATRIX
+        )[0]
         self._end += -(-n_bytes // CACHE_LINE) * CACHE_LINE
         return record
 
@@ -85,17 +116,32 @@ class Arena:
 
     def _pack_share(self, tensor: GgufTensor, matrix: np.void, thread: int, n_threads: int) -> None:
         kind = PackedFormat(int(matrix["format"]))
-        offset, n_columns = int(matrix["offset"]), int(matrix["n_columns"])
-        n_groups = int(matrix["n_rows"]) // ROWS
-        first, last = share(n_groups, 1, thread, n_threads)
-        word = np.uint32 if kind is PackedFormat.F32 else np.uint16
-        raw = tensor.raw.view(word)
-        # No view of the rest: `offset` is a multiple of every word's size.
-        packed = self.weights[offset:]
-        packed = packed[: packed.size // raw.itemsize * raw.itemsize].view(word)
-        if kind in PACKED_BLOCKS:
-            code_bytes, flip = PACKED_BLOCKS[kind]
-            code_words = code_bytes // ROWS // 2
-            pack_blocks(raw, packed, code_words, np.uint16(flip), first, last)
+        n_rows, n_columns = int(matrix["n_rows"]), int(matrix["n_columns"])
+        first, last = share(n_rows // ROWS, 1, thread, n_threads)
+        # Views to the end of the arena: an offset is a multiple of every word's size.
+        packed = self.weights[int(matrix["offset"]) :]
+        flip = 0x80 if multiplies_unsigned() else 0
+        if kind in BY_COLUMNS.values():
+            first, last = share(n_rows // GROUP_ROWS, 1, thread, n_threads)
+            order = np.array(rows_side_by_side())
+            if kind is PackedFormat.Q4_0_COLUMNS:
+                pack_nibble_columns(tensor.raw, packed, order, GROUP_ROWS, first, last)
+            else:
+                pack_byte_columns(
+                    tensor.raw, packed, order, GROUP_ROWS, np.uint8(flip), first, last
+                )
+        elif kind in BY_COLUMNS:
+            code_words = CODE_BYTES[kind] // ROWS // 2
+            word_flip = np.uint16(flip << 8 | flip) if kind is PackedFormat.Q8_0 else np.uint16(0)
+            raw, words = tensor.raw.view(np.uint16), whole_words(packed, np.uint16)
+            pack_blocks(raw, words, code_words, word_flip, first, last)
         else:
-            pack_columns(raw, packed, n_columns, first, last)
+            word = np.uint32 if kind is PackedFormat.F32 else np.uint16
+            raw, words = tensor.raw.view(word), whole_words(packed, word)
+            pack_columns(raw, words, n_columns, first, last)
+
+
+def whole_words(data: npt.NDArray[np.uint8], word: type[np.unsignedinteger]) -> npt.NDArray[Any]:
+    """A view of bytes as words; what is left at the end is dropped."""
+    n_bytes = np.dtype(word).itemsize
+    return data[: data.size // n_bytes * n_bytes].view(word)

@@ -33,6 +33,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # Fused multiply-add, and nothing that reorders sums (vectors are explicit, nothing would be gained)
 # or promises that there is no NaN: one in a damaged file must stay one.
 FAST_MATH = {"contract"}
+# Division by zero gives infinity, as in numpy. Kernels count no references: they allocate nothing,
+# their callers keep the arrays alive, and counting would be much of what there is to compile.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
 @cache
@@ -262,9 +265,7 @@ def kernel(
     """
 
     def compiled(function: Function) -> Function:
-        dispatcher = numba.njit(
-            nogil=True, fastmath=False if exact else FAST_MATH, error_model="numpy"
-        )(function)
+        dispatcher = numba.njit(**OPTIONS, fastmath=False if exact else FAST_MATH)(function)
         dispatcher._cache = _LazyKernelCache(function)
         return cast(Function, dispatcher)
 
@@ -273,7 +274,4 @@ def kernel(
 
 def inline(function: Function) -> Function:
     """A piece of a kernel, with a name, that vanishes into its callers."""
-    return cast(
-        Function,
-        numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy", inline="always")(function),
-    )
+    return cast(Function, numba.njit(**OPTIONS, fastmath=FAST_MATH, inline="always")(function))

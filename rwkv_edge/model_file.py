@@ -111,6 +111,18 @@ class ModelFile:
                 n_bytes[name] = n_bytes.get(name, 0) + tensor.raw.nbytes
         return max(n_bytes, key=lambda name: n_bytes[name])
 
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that one token reads if it reads each matrix whole.
+
+        That is all of them but the embedding, of which it needs a row.
+        """
+        return sum(
+            self.tensor(spec.name).raw.nbytes
+            for spec in self.architecture.tensors(self.hyperparameters)
+            if spec.role is not Role.VECTOR and spec.name != "token_embd.weight"
+        )
+
     def close(self) -> None:
         """Unmap the file."""
         self.gguf.close()

@@ -48,7 +48,7 @@ EXCEPTIONS = {
 RUNTIME_ORDER = (
     {"simd"},
     {"kernels"},
-    {"team", "batch", "arena", "reference"},
+    {"team", "batch", "arena", "bandwidth", "reference"},
     {"arch"},
     {"backends"},
 )

@@ -13,12 +13,12 @@ from rwkv_edge.runtime.team import ThreadTeam
 class CompiledArchitecture:
     """One version's kernels.
 
-    load_weights packs a checked file. new_scratch(hyperparameters, T) makes room for blocks of T
-    tokens. forward(weights, scratch, batch, sync, thread, n_threads) runs one block.
+    load_weights packs a checked file. new_scratch(hyperparameters, T, threads) makes room for
+    blocks of T tokens. forward(weights, scratch, batch, sync, thread, n_threads) runs one block.
     transposed: the state arrays whose last two axes the kernels keep the other way round.
     """
 
     load_weights: Callable[[ModelFile, ThreadTeam], Any]
-    new_scratch: Callable[[Hyperparameters, int], Any]
+    new_scratch: Callable[[Hyperparameters, int, int], Any]
     forward: Callable[..., bool]
     transposed: frozenset[str] = frozenset()

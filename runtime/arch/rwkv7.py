@@ -6,9 +6,8 @@ meet where one needs what another computed. One token and many follow the same l
 """
 
 import numpy as np
-from numba import carray
 
-from rwkv_edge.jit import kernel
+from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.arch.rwkv7_weights import (
     A0,
     A1,
@@ -70,6 +69,7 @@ from rwkv_edge.runtime.arch.rwkv7_weights import (
 )
 from rwkv_edge.runtime.kernels.activations import quantize_rows, slot
 from rwkv_edge.runtime.kernels.barrier import meet
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, list_active
 from rwkv_edge.runtime.kernels.elementwise import (
     add,
     copy,
@@ -81,12 +81,17 @@ from rwkv_edge.runtime.kernels.elementwise import (
     tanh,
 )
 from rwkv_edge.runtime.kernels.embedding import decode_row
-from rwkv_edge.runtime.kernels.matmul import matmul, takes_codes
+from rwkv_edge.runtime.kernels.matmul import (
+    matmul,
+    reads_columns,
+    takes_codes,
+)
 from rwkv_edge.runtime.kernels.norms import group_norm, layer_norm
+from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
 from rwkv_edge.runtime.kernels.wkv7 import wkv7_step
 from rwkv_edge.runtime.simd.arithmetic import fma, horizontal_sum, splat_f32
 from rwkv_edge.runtime.simd.functions import exp_f32x16, sigmoid_f32x16
-from rwkv_edge.runtime.simd.memory import address_to_pointer, load_f32x16, store_f32x16
+from rwkv_edge.runtime.simd.memory import floats_at, load_f32x16, store_f32x16
 
 # Rows are shared out by blocks of quantized activations, so that no two threads meet in one.
 ROW_UNIT = 32
@@ -97,26 +102,33 @@ MIN_NORM = np.float32(1e-12)
 ONE = np.float32(1)
 
 
-@kernel
+@inline
 def state_arrays(address, n_layer, n_head, head_size):
     """Views of one state: att_x (L, C), wkv (L, H, key, value), ffn_x (L, C)."""
     n_embd = n_head * head_size
     n_shift = n_layer * n_embd * 4
     wkv_address = address + n_shift
     ffn_address = wkv_address + n_shift * head_size
-    att_x = carray(address_to_pointer(address), (n_layer, n_embd), np.float32)
+    att_x = floats_at(address, (n_layer, n_embd))
     shape = (n_layer, n_head, head_size, head_size)
-    wkv = carray(address_to_pointer(wkv_address), shape, np.float32)
-    ffn_x = carray(address_to_pointer(ffn_address), (n_layer, n_embd), np.float32)
+    wkv = floats_at(wkv_address, shape)
+    ffn_x = floats_at(ffn_address, (n_layer, n_embd))
     return att_x, wkv, ffn_x
 
 
 @kernel
-def multiply_share(arena, matrix, x, n_tokens, y, thread, n_threads):
-    """y = x W^T in this thread's share of the rows; gives (first, last) of it."""
-    first, last = share(matrix.n_rows, ROW_UNIT, thread, n_threads)
-    matmul(arena, matrix, x, n_tokens, y, first, last)
+def multiply_share(arena, matrix, x, n_tokens, y, s, thread, n_threads):
+    """y = x W^T in this thread's share of the rows; gives (first, last) of it. s: the scratch."""
+    unit = GROUP_ROWS if reads_columns(matrix) else ROW_UNIT
+    first, last = share(matrix.n_rows, unit, thread, n_threads)
+    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
     return first, last
+
+
+@kernel
+def multiply_rows(arena, matrix, x, n_tokens, y, s, thread, first, last):
+    """y = x W^T in the rows first to last. s: the scratch."""
+    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
 
 
 @kernel
@@ -221,24 +233,24 @@ def wkv_of_head(rows, y, p, state, start, stop, first, last):
 
 
 @kernel
-def low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, thread, n_threads):
+def low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, s, thread, n_threads):
     """Inside the four low-rank MLPs: tanh(x_w w1), x_a a1, x_v v1, sigmoid(x_g g1)."""
     y = hidden.values[HIDDEN_W]
-    first, last = multiply_share(arena, m[W1], slot(mixed, IN_W), n_tokens, y, thread, n_threads)
+    first, last = multiply_share(arena, m[W1], slot(mixed, IN_W), n_tokens, y, s, thread, n_threads)
     for t in range(n_tokens):
         tanh(y[t], first, last)
     quantize_for(m[W2], slot(hidden, HIDDEN_W), n_tokens, first, last)
     y = hidden.values[HIDDEN_A]
-    first, last = multiply_share(arena, m[A1], slot(mixed, IN_A), n_tokens, y, thread, n_threads)
+    first, last = multiply_share(arena, m[A1], slot(mixed, IN_A), n_tokens, y, s, thread, n_threads)
     quantize_for(m[A2], slot(hidden, HIDDEN_A), n_tokens, first, last)
     if layer > 0:  # layer 0 defines v_first; what its file holds as v0, v1, v2 is padding
         y = hidden.values[HIDDEN_V]
         first, last = multiply_share(
-            arena, m[V1], slot(mixed, IN_V), n_tokens, y, thread, n_threads
+            arena, m[V1], slot(mixed, IN_V), n_tokens, y, s, thread, n_threads
         )
         quantize_for(m[V2], slot(hidden, HIDDEN_V), n_tokens, first, last)
     y = hidden.values[HIDDEN_G]
-    first, last = multiply_share(arena, m[G1], slot(mixed, IN_G), n_tokens, y, thread, n_threads)
+    first, last = multiply_share(arena, m[G1], slot(mixed, IN_G), n_tokens, y, s, thread, n_threads)
     for t in range(n_tokens):
         sigmoid(y[t], first, last)
     quantize_for(m[G2], slot(hidden, HIDDEN_G), n_tokens, first, last)
@@ -270,17 +282,19 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     quantize_for(m[G1], slot(mixed, IN_G), n_tokens, first, last)
     meet(sync, n_threads)
 
-    multiply_share(arena, m[RECEPTANCE], slot(mixed, IN_R), n_tokens, rows[R], thread, n_threads)
-    multiply_share(arena, m[KEY], slot(mixed, IN_K), n_tokens, rows[K], thread, n_threads)
-    multiply_share(arena, m[VALUE], slot(mixed, IN_V), n_tokens, rows[V], thread, n_threads)
-    low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, thread, n_threads)
+    multiply_share(arena, m[RECEPTANCE], slot(mixed, IN_R), n_tokens, rows[R], s, thread, n_threads)
+    multiply_share(arena, m[KEY], slot(mixed, IN_K), n_tokens, rows[K], s, thread, n_threads)
+    multiply_share(arena, m[VALUE], slot(mixed, IN_V), n_tokens, rows[V], s, thread, n_threads)
+    low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, s, thread, n_threads)
     meet(sync, n_threads)
 
-    matmul(arena, m[W2], slot(hidden, HIDDEN_W), n_tokens, rows[W], first, last)
-    matmul(arena, m[A2], slot(hidden, HIDDEN_A), n_tokens, rows[A], first, last)
+    multiply_rows(arena, m[W2], slot(hidden, HIDDEN_W), n_tokens, rows[W], s, thread, first, last)
+    multiply_rows(arena, m[A2], slot(hidden, HIDDEN_A), n_tokens, rows[A], s, thread, first, last)
     if layer > 0:
-        matmul(arena, m[V2], slot(hidden, HIDDEN_V), n_tokens, rows[V_MIX], first, last)
-    matmul(arena, m[G2], slot(hidden, HIDDEN_G), n_tokens, rows[G], first, last)
+        multiply_rows(
+            arena, m[V2], slot(hidden, HIDDEN_V), n_tokens, rows[V_MIX], s, thread, first, last
+        )
+    multiply_rows(arena, m[G2], slot(hidden, HIDDEN_G), n_tokens, rows[G], s, thread, first, last)
     for t in range(n_tokens):
         decay(rows[W, t], p[W0], first, last)
         learning_rate(rows[A, t], p[A0], first, last)
@@ -299,7 +313,7 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     meet(sync, n_threads)
 
     first, last = multiply_share(
-        arena, m[OUTPUT], slot(mixed, Y), n_tokens, rows[OUT], thread, n_threads
+        arena, m[OUTPUT], slot(mixed, Y), n_tokens, rows[OUT], s, thread, n_threads
     )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
@@ -328,15 +342,18 @@ def channel_mix(weights, s, batch, layer, sync, thread, n_threads):
 
     k = hidden.values[0]
     first, last = multiply_share(
-        arena, m[FFN_KEY], slot(mixed, IN_K), n_tokens, k, thread, n_threads
+        arena, m[FFN_KEY], slot(mixed, IN_K), n_tokens, k, s, thread, n_threads
     )
     for t in range(n_tokens):
         relu_squared(k[t], first, last)
     quantize_for(m[FFN_VALUE], slot(hidden, 0), n_tokens, first, last)
+    if reads_columns(m[FFN_VALUE]) and n_tokens < PANEL_TOKENS:
+        for t in range(n_tokens):
+            list_active(hidden.codes[0, t], s.active, t, first, last)
     meet(sync, n_threads)
 
     first, last = multiply_share(
-        arena, m[FFN_VALUE], slot(hidden, 0), n_tokens, rows[OUT], thread, n_threads
+        arena, m[FFN_VALUE], slot(hidden, 0), n_tokens, rows[OUT], s, thread, n_threads
     )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
@@ -352,14 +369,13 @@ def head(weights, s, batch, sync, thread, n_threads):
     first, last = share(n_embd, weights.head_unit, thread, n_threads)
     scale, bias = weights.ends[LN_OUT_W], weights.ends[LN_OUT_B]
     for n in range(n_rows):
-        x = s.rows[X, batch.logit_rows[n]]
-        layer_norm(x, scale, bias, s.mixed.values[IN_K, n], first, last)
+        row = s.rows[X, batch.logit_rows[n]]
+        layer_norm(row, scale, bias, s.mixed.values[IN_K, n], first, last)
     matrix = weights.head[0]
     quantize_for(matrix, slot(s.mixed, IN_K), n_rows, first, last)
     meet(sync, n_threads)
-    multiply_share(
-        weights.arena, matrix, slot(s.mixed, IN_K), n_rows, batch.logits, thread, n_threads
-    )
+    x, y = slot(s.mixed, IN_K), batch.logits
+    multiply_share(weights.arena, matrix, x, n_rows, y, s, thread, n_threads)
 
 
 @kernel

@@ -11,7 +11,9 @@ from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.arena import Arena, packed_format
 from rwkv_edge.runtime.kernels.activations import BLOCK, Activations, new_activations
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, ActiveColumns, new_active_columns
 from rwkv_edge.runtime.kernels.matmul import MATRIX
+from rwkv_edge.runtime.kernels.panel import PANEL_BYTES, PANEL_TOKENS
 from rwkv_edge.runtime.team import ThreadTeam
 
 Float32Array = npt.NDArray[np.float32]
@@ -36,6 +38,8 @@ MATRIX_NAMES = (
 (RECEPTANCE, KEY, VALUE, OUTPUT, W1, W2, A1, A2, V1, V2, G1, G2, FFN_KEY, FFN_VALUE) = range(
     len(MATRIX_NAMES)
 )
+# The matrix whose inputs are mostly zero, after relu².
+SPARSE_INPUTS = "channel_mix_value.weight"
 # Vectors of a layer, in the order of `Rwkv7Weights.vectors`; the fused lerps are six of them.
 VECTOR_NAMES = (
     "attn_norm.weight",
@@ -100,25 +104,30 @@ class Rwkv7Scratch(NamedTuple):
     """Everything a block of T tokens needs besides weights and states.
 
     Few arrays with many slots, because every array is seven numbers in each call of a kernel.
-    rows: (13, T, C) float32; mixed: slots of (T, C); hidden: of (T, rank); ffn_hidden: one of
-    (T, n_ffn).
+    rows: (13, T, C padded to whole groups) float32; mixed: slots of (T, C); hidden: of (T, rank);
+    ffn_hidden: one of (T, n_ffn), and active which of its columns are not zero. panels: one for
+    each thread.
     """
 
     rows: Float32Array
     mixed: Activations
     hidden: Activations
     ffn_hidden: Activations
+    active: ActiveColumns
+    panels: npt.NDArray[np.uint8]
 
 
-def new_scratch(hyperparameters: Hyperparameters, n_tokens: int) -> Rwkv7Scratch:
+def new_scratch(hyperparameters: Hyperparameters, n_tokens: int, n_threads: int) -> Rwkv7Scratch:
     """Room for blocks of up to `n_tokens`."""
     hp = as_rwkv7(hyperparameters)
     max_rank = max(hp.decay_rank, hp.iclr_rank, hp.value_rank, hp.gate_rank)
     return Rwkv7Scratch(
-        rows=new_activations(N_ROWS, n_tokens, hp.n_embd).values,
+        rows=np.zeros((N_ROWS, n_tokens, -(-hp.n_embd // GROUP_ROWS) * GROUP_ROWS), np.float32),
         mixed=new_activations(N_MIXED, n_tokens, hp.n_embd),
         hidden=new_activations(N_HIDDEN, n_tokens, max_rank),
         ffn_hidden=new_activations(1, n_tokens, hp.n_ffn),
+        active=new_active_columns(PANEL_TOKENS - 1, hp.n_ffn),
+        panels=np.zeros((n_threads, PANEL_BYTES), np.uint8),
     )
 
 
@@ -128,7 +137,10 @@ def load_weights(model: ModelFile, team: ThreadTeam) -> Rwkv7Weights:
     matrix_names = [
         f"blk.{layer}.{name}.weight" for layer in range(hp.n_layer) for name in MATRIX_NAMES
     ]
-    arena = Arena([model.tensor(name) for name in [*matrix_names, "output.weight"]])
+    arena = Arena(
+        [model.tensor(name) for name in [*matrix_names, "output.weight"]],
+        sparse_inputs={name for name in matrix_names if name.endswith(SPARSE_INPUTS)},
+    )
     arena.pack(team, release_pages=model.gguf.release_pages)
     matrices = np.array([arena.matrices[name] for name in matrix_names], MATRIX)
     embedding = model.tensor("token_embd.weight")

@@ -2,12 +2,13 @@
 
 import ctypes
 import logging
+import os
 import struct
 import threading
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,15 @@ from rwkv_edge.arch import architecture_of
 from rwkv_edge.backend import Float32Array, Int32Array, StateArrays
 from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.runtime.backends.llama_context import BATCH_TOKENS, LlamaContext, LlamaState, Part
 from rwkv_edge.runtime.simd.cpu import physical_cores
 
 logger = logging.getLogger(__name__)
 
 # Versions that llama.cpp knows by the names of our files.
 VERSIONS = ("7",)
-# Tokens that llama.cpp is given at once.
-BATCH_TOKENS = 512
-SEQUENCE = 0
+# Sequences that a batch's context has room for at least, and at most.
+MIN_SLOTS, MAX_SLOTS = 16, 64
 # Before each layer's array in a state blob: ggml type, bytes.
 BLOB_ARRAY = struct.Struct("<iQ")
 GGML_F32 = 0
@@ -33,16 +34,11 @@ MAX_BLOB_HEADER = 64
 LOG_ERROR = 4
 
 
-@dataclass(eq=False)
-class LlamaState:
-    """One sequence: llama.cpp's own blob while it is not in the context; None when fresh."""
-
-    blob: bytes | None = None
-    position: int = 0
-
-
 class LlamaCppBackend:
-    """One llama.cpp context with room for one sequence; states are swapped in and out of it."""
+    """A model in llama.cpp, in a context for one sequence, and from the first batch one for many.
+
+    repacks: llama.cpp may lay weights out anew for its fastest kernels, see `may_repack`.
+    """
 
     name = "llama"
 
@@ -54,32 +50,31 @@ class LlamaCppBackend:
                 "use --backend numba"
             )
         self._library = library = import_llama_cpp()
+        self._path = model.path
+        self._n_threads = threads or physical_cores()
         self._shapes = architecture_of(model.hyperparameters.version).state_shapes(
             model.hyperparameters
         )
         model_options = library.llama_model_default_params()
-        # The repacked buffers reach AMX code that GCC 12 compiles wrongly: the process would die.
-        model_options.use_extra_bufts = False
+        self.repacks = may_repack(library.llama_print_system_info(), cpu_libraries(library))
+        model_options.use_extra_bufts = self.repacks
         self._model = library.llama_model_load_from_file(str(model.path).encode(), model_options)
         if not self._model:
             raise FormatError(f"{model.path}: llama.cpp could not load it; convert it again")
-        options = library.llama_context_default_params()
-        options.n_ctx = options.n_batch = options.n_ubatch = BATCH_TOKENS
-        options.n_seq_max = 1
-        options.n_threads = options.n_threads_batch = threads or physical_cores()
-        options.no_perf = True
-        self._context = library.llama_init_from_model(self._model, options)
-        if not self._context:
-            library.llama_model_free(self._model)
-            raise BackendUnavailableError(
-                f"{model.path}: llama.cpp could not make a context; is there enough memory?"
-            )
-        self._batch = library.llama_batch_init(BATCH_TOKENS, 0, 1)
+        # The context for one sequence, then that for many, once there is one.
+        self._contexts: list[LlamaContext] = []
+        self._finalizer = weakref.finalize(self, _free, library, self._contexts, self._model)
         self._lock = threading.Lock()
-        # Whose state is in the context; a state that nobody holds any more needs no saving.
-        self._resident: weakref.ref[LlamaState] | None = None
-        self._finalizer = weakref.finalize(
-            self, _free, library, self._batch, self._context, self._model
+        try:
+            self._contexts.append(self._new_context(1))
+        except BackendUnavailableError:
+            self._finalizer()
+            raise
+
+    def _new_context(self, n_slots: int) -> LlamaContext:
+        n_vocab = self.hyperparameters.n_vocab
+        return LlamaContext(
+            self._library, self._model, self._path, n_vocab, n_slots, self._n_threads
         )
 
     def new_state(self) -> LlamaState:
@@ -91,65 +86,65 @@ class LlamaCppBackend:
         assert isinstance(state, LlamaState)
         rows: list[Float32Array] = []
         with self._lock:
-            self._make_resident(state)
+            context = self._contexts[0]
+            self._leave_others(context, [state])
             for start in range(0, tokens.size, BATCH_TOKENS):
                 part = tokens[start : start + BATCH_TOKENS]
                 is_last = start + BATCH_TOKENS >= tokens.size
                 wanted = [all_logits or (is_last and i == part.size - 1) for i in range(part.size)]
-                self._decode(part, state, wanted)
-                rows += [self._logits(i) for i, is_wanted in enumerate(wanted) if is_wanted]
+                rows += context.decode([Part(part, state, wanted)])
         return np.stack(rows) if all_logits else rows[-1]
 
     def forward_batch(self, tokens: Sequence[Int32Array], states: Sequence[object]) -> Float32Array:
-        """One sequence after the other."""
-        pairs = zip(tokens, states, strict=True)
-        return np.stack([self.forward(part, state, False) for part, state in pairs])
+        """As many sequences as fit go through llama.cpp together."""
+        if len(states) == 1:
+            return self.forward(tokens[0], states[0], all_logits=False)[None]
+        mine = [state for state in states if isinstance(state, LlamaState)]
+        out = np.empty((len(tokens), self.hyperparameters.n_vocab), np.float32)
+        with self._lock:
+            context = self._context_for(len(mine))
+            for start in range(0, len(mine), context.n_slots):
+                chosen = range(start, min(start + context.n_slots, len(mine)))
+                self._leave_others(context, [mine[i] for i in chosen])
+                left = {i: tokens[i] for i in chosen}
+                while left:
+                    # Each sequence gets an equal part of the tokens that fit.
+                    quota = BATCH_TOKENS // len(left)
+                    finished = [i for i in left if left[i].size <= quota]
+                    rows = context.decode(
+                        [
+                            Part(rest[:quota], mine[i], last_wanted(rest.size, quota))
+                            for i, rest in left.items()
+                        ]
+                    )
+                    for i, row in zip(finished, rows, strict=True):
+                        out[i] = row
+                    left = {i: rest[quota:] for i, rest in left.items() if rest.size > quota}
+        return out
 
-    def _decode(self, tokens: Int32Array, state: LlamaState, wanted: list[bool]) -> None:
-        batch = self._batch
-        batch.n_tokens = tokens.size
-        for i, token in enumerate(tokens.tolist()):
-            batch.token[i] = token
-            batch.pos[i] = state.position + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = SEQUENCE
-            batch.logits[i] = wanted[i]
-        code = self._library.llama_decode(self._context, batch)
-        if code != 0:
-            self._resident = None
-            raise BackendUnavailableError(f"llama.cpp failed to decode, with code {code}")
-        state.position += tokens.size
-        state.blob = None
+    def _context_for(self, n_sequences: int) -> LlamaContext:
+        """The context for batches; a larger one takes its place where it is too small."""
+        wanted = MIN_SLOTS
+        while wanted < min(n_sequences, MAX_SLOTS):
+            wanted *= 2
+        if len(self._contexts) > 1:
+            if self._contexts[1].n_slots >= wanted:
+                return self._contexts[1]
+            smaller = self._contexts.pop()
+            for slot in range(smaller.n_slots):
+                smaller.evict(slot)
+            smaller.close()
+        self._contexts.append(self._new_context(wanted))
+        return self._contexts[1]
 
-    def _logits(self, index: int) -> Float32Array:
-        pointer = self._library.llama_get_logits_ith(self._context, index)
-        row = np.ctypeslib.as_array(pointer, (self.hyperparameters.n_vocab,))
-        return np.array(row, np.float32)
-
-    def _make_resident(self, state: LlamaState) -> None:
-        """Bring a state into the context, after saving the one that is there."""
-        current = self._resident() if self._resident is not None else None
-        if current is state:
-            return
-        if current is not None:
-            current.blob = self._read_blob()
-        self._resident = None
-        memory = self._library.llama_get_memory(self._context)
-        self._library.llama_memory_seq_rm(memory, SEQUENCE, -1, -1)
-        if state.blob is not None:
-            buffer = (ctypes.c_uint8 * len(state.blob)).from_buffer_copy(state.blob)
-            n_read = self._library.llama_state_seq_set_data(
-                self._context, buffer, len(state.blob), SEQUENCE
-            )
-            if n_read == 0:
-                raise BackendUnavailableError("llama.cpp refused a state of its own shape")
-        self._resident = weakref.ref(state)
-
-    def _read_blob(self) -> bytes:
-        size = self._library.llama_state_seq_get_size(self._context, SEQUENCE)
-        buffer = (ctypes.c_uint8 * size)()
-        written = self._library.llama_state_seq_get_data(self._context, buffer, size, SEQUENCE)
-        return bytes(buffer[:written])
+    def _leave_others(self, context: LlamaContext, states: Sequence[LlamaState]) -> None:
+        """Take the states out of all contexts but the one that will run them."""
+        for other in self._contexts:
+            if other is not context:
+                for state in states:
+                    slot = other.slot_of(state)
+                    if slot is not None:
+                        other.evict(slot)
 
     def clone_state(self, state: object) -> LlamaState:
         """An independent copy: llama.cpp's blob itself."""
@@ -160,11 +155,13 @@ class LlamaCppBackend:
             return LlamaState(self._blob_of(state), state.position)
 
     def _blob_of(self, state: LlamaState) -> bytes:
-        """The state's blob, out of the context if it is the one in there."""
-        current = self._resident() if self._resident is not None else None
-        blob = self._read_blob() if current is state else state.blob
-        assert blob is not None
-        return blob
+        """The state's blob, out of the context that it is in, if it is in one."""
+        for context in self._contexts:
+            slot = context.slot_of(state)
+            if slot is not None:
+                return context.read(slot)
+        assert state.blob is not None
+        return state.blob
 
     def state_to_arrays(self, state: object) -> StateArrays:
         """Take llama.cpp's blob apart: shift states of each layer (att, ffn), then the matrices."""
@@ -206,8 +203,7 @@ class LlamaCppBackend:
         state = self.new_state()
         self.forward(np.zeros(1, np.int32), state, all_logits=False)
         with self._lock:
-            self._make_resident(state)
-            blob = self._read_blob()
+            blob = self._blob_of(state)
         return blob[: self._header_size(blob)]
 
     def _header_size(self, blob: bytes) -> int:
@@ -225,6 +221,30 @@ class LlamaCppBackend:
     def close(self) -> None:
         """Free llama.cpp's memory."""
         self._finalizer()
+
+
+def last_wanted(n_left: int, quota: int) -> list[bool]:
+    """For up to `quota` of `n_left` tokens: the logits after the very last, if it is among them."""
+    return [i == n_left - 1 for i in range(min(n_left, quota))]
+
+
+def may_repack(system_info: bytes, libraries: Iterable[Path]) -> bool:
+    """May llama.cpp repack weights for its fastest kernels? Where those are AMX's, ask who made it.
+
+    GCC 12 miscompiles how their tiles are set up: the process would die at the first product. A
+    library that has no such code is safe, and so is one that clang compiled, which leaves its
+    name in it unless that was stripped. system_info: what llama.cpp says of itself.
+    """
+    if b"AMX_INT8 = 1" not in system_info:
+        return True
+    contents = [library.read_bytes() for library in libraries]
+    return bool(contents) and all(b"clang version" in content for content in contents)
+
+
+def cpu_libraries(library: Any) -> list[Path]:
+    """The files that llama.cpp's kernels for CPUs are in; llama_cpp looks in the same folder."""
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(library.__file__).parent / "lib"
+    return sorted(Path(folder).glob("*ggml-cpu*"))
 
 
 def import_llama_cpp() -> Any:
@@ -249,7 +269,7 @@ def _log(level: int, text: bytes, user_data: object) -> None:
     logger.log(severity, "%s", text.decode("utf-8", "replace").rstrip())
 
 
-def _free(library: Any, batch: Any, context: Any, model: Any) -> None:
-    library.llama_batch_free(batch)
-    library.llama_free(context)
+def _free(library: Any, contexts: list[LlamaContext], model: Any) -> None:
+    for context in contexts:
+        context.close()
     library.llama_model_free(model)

@@ -61,7 +61,7 @@ class NumbaBackend:
         self._state_shapes = self._architecture.state_shapes(hp)
         self._team = shared_team(threads or useful_threads(model))
         self._weights = self._compiled.load_weights(model, self._team)
-        self._scratch = self._compiled.new_scratch(hp, BLOCK_TOKENS)
+        self._scratch = self._compiled.new_scratch(hp, BLOCK_TOKENS, self._team.n_threads)
 
     def new_state(self) -> NumbaState:
         """A fresh state, as before the first token."""

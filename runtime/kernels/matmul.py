@@ -1,32 +1,92 @@
 """A matrix product, whatever format its weights are in; and which format is which number."""
 
 from enum import IntEnum
+from typing import Any
 
+import numba
 import numpy as np
+from numba import types
 
 from rwkv_edge.jit import kernel
+from rwkv_edge.runtime.kernels.activations import Activations
+from rwkv_edge.runtime.kernels.columns import ActiveColumns
 from rwkv_edge.runtime.kernels.matmul_floats import matmul_bf16, matmul_f16, matmul_f32
-from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0
-from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0
+from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0, matmul_q4_0_columns
+from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0, matmul_q8_0_columns
+from rwkv_edge.runtime.simd.calls import address_of, call_through_address
 
-# One packed matrix: where it starts in the arena of weights, rows and columns with padding, format.
-MATRIX = np.dtype([("offset", "i8"), ("n_rows", "i8"), ("n_columns", "i8"), ("format", "i8")])
+# One packed matrix: where it starts in the arena of weights, rows and columns with padding, format,
+# and the address of the kernel that multiplies it.
+MATRIX = np.dtype(
+    [("offset", "i8"), ("n_rows", "i8"), ("n_columns", "i8"), ("format", "i8"), ("multiply", "i8")]
+)
 
 
 class PackedFormat(IntEnum):
-    """Formats in the order of `matmul`; from Q8_0 on they multiply quantized activations."""
+    """Formats in memory; from Q8_0 on they multiply quantized activations."""
 
     F32 = 0
     F16 = 1
     BF16 = 2
     Q8_0 = 3
     Q4_0 = 4
+    Q8_0_COLUMNS = 5
+    Q4_0_COLUMNS = 6
 
 
+KERNELS: dict[PackedFormat, Any] = {
+    PackedFormat.F32: matmul_f32,
+    PackedFormat.F16: matmul_f16,
+    PackedFormat.BF16: matmul_bf16,
+    PackedFormat.Q8_0: matmul_q8_0,
+    PackedFormat.Q4_0: matmul_q4_0,
+    PackedFormat.Q8_0_COLUMNS: matmul_q8_0_columns,
+    PackedFormat.Q4_0_COLUMNS: matmul_q4_0_columns,
+}
 F32, F16, BF16, Q8_0 = (
     int(f) for f in (PackedFormat.F32, PackedFormat.F16, PackedFormat.BF16, PackedFormat.Q8_0)
 )
 FIRST_QUANTIZED = Q8_0
+FIRST_BY_COLUMNS = int(PackedFormat.Q8_0_COLUMNS)
+
+
+def array_of(element: types.Type, n_dimensions: int) -> types.Array:
+    """A C-contiguous array."""
+    return types.Array(element, n_dimensions, "C")
+
+
+# Those of `matmul`, which every kernel of a format takes.
+ARGUMENTS: tuple[types.Type, ...] = (
+    array_of(types.uint8, 1),
+    numba.from_dtype(MATRIX),
+    types.NamedTuple(
+        [
+            array_of(t, 2)
+            for t in (types.float32, types.int8, types.int32, types.float32, types.int32)
+        ],
+        Activations,
+    ),
+    types.NamedTuple(
+        [
+            array_of(types.int32, 2),
+            array_of(types.int32, 3),
+            array_of(types.int8, 3),
+            array_of(types.int32, 3),
+        ],
+        ActiveColumns,
+    ),
+    types.intp,
+    array_of(types.float32, 2),
+    types.intp,
+    types.intp,
+    array_of(types.uint8, 1),
+)
+call_kernel = call_through_address(ARGUMENTS)
+
+
+def kernel_address(packed_format: PackedFormat) -> int:
+    """The address for `MATRIX.multiply`; compiles the kernel where no one has."""
+    return address_of(KERNELS[packed_format], ARGUMENTS)
 
 
 @kernel
@@ -36,18 +96,20 @@ def takes_codes(matrix):
 
 
 @kernel
-def matmul(weights, matrix, x, n_tokens, y, first_row, last_row):
+def reads_columns(matrix):
+    """Can this matrix skip columns whose inputs are zero?"""
+    return matrix.format >= FIRST_BY_COLUMNS
+
+
+@kernel
+def matmul(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y[token, row] = sum over columns of W[row, column] x[token, column]; y is overwritten.
 
-    Rows first_row to last_row, both multiples of 16; n_tokens rows of x.
+    Rows first_row to last_row, both multiples of 16, or of 128 for one that `reads_columns`;
+    n_tokens rows of x. active: which columns such a one reads, for fewer than PANEL_TOKENS tokens.
+    panel: PANEL_BYTES that this thread has to itself.
     """
-    if matrix.format == F32:
-        matmul_f32(weights, matrix, x, n_tokens, y, first_row, last_row)
-    elif matrix.format == F16:
-        matmul_f16(weights, matrix, x, n_tokens, y, first_row, last_row)
-    elif matrix.format == BF16:
-        matmul_bf16(weights, matrix, x, n_tokens, y, first_row, last_row)
-    elif matrix.format == Q8_0:
-        matmul_q8_0(weights, matrix, x, n_tokens, y, first_row, last_row)
-    else:
-        matmul_q4_0(weights, matrix, x, n_tokens, y, first_row, last_row)
+    call_kernel(
+        matrix.multiply,
+        (weights, matrix, x, active, n_tokens, y, first_row, last_row, panel),
+    )

@@ -65,18 +65,18 @@ def multiply(load, element_bytes, weights, matrix, x, n_tokens, y, first_row, la
 
 
 @kernel
-def matmul_f32(weights, matrix, x, n_tokens, y, first_row, last_row):
+def matmul_f32(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for float32 weights; see `multiply`."""
     multiply(load_bytes_f32x16, 4, weights, matrix, x.values, n_tokens, y, first_row, last_row)
 
 
 @kernel
-def matmul_f16(weights, matrix, x, n_tokens, y, first_row, last_row):
+def matmul_f16(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for IEEE half weights; see `multiply`."""
     multiply(load_f16x16, 2, weights, matrix, x.values, n_tokens, y, first_row, last_row)
 
 
 @kernel
-def matmul_bf16(weights, matrix, x, n_tokens, y, first_row, last_row):
+def matmul_bf16(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for bfloat16 weights; see `multiply`."""
     multiply(load_bf16x16, 2, weights, matrix, x.values, n_tokens, y, first_row, last_row)

@@ -4,43 +4,47 @@ The codes of a packed block are four vectors; vector j holds, for each of 16 row
 in the low halves of its bytes and columns 16+4j..16+4j+3 in the high halves.
 """
 
-import numpy as np
-
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.quant.q4_0 import ZERO_CODE
+from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
+from rwkv_edge.runtime.kernels.columns import take_nibbles
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply
-from rwkv_edge.runtime.simd.arithmetic import dot4_nibbles, high_nibbles, low_nibbles, splat_i32
+from rwkv_edge.runtime.kernels.panel import multiply_nibble_panel
+from rwkv_edge.runtime.simd.arithmetic import high_nibbles, low_nibbles
+from rwkv_edge.runtime.simd.dot_products import dot4_nibbles, nibble_total, no_nibbles
 from rwkv_edge.runtime.simd.memory import load_i8x64
 
 CODE_BYTES = 256
+# Of 128 rows of one column.
+COLUMN_BYTES = 64
 
 
 @inline
-def load(weights, p):
-    """The four vectors of a block."""
+def unpack(weights, p):
+    """The eight vectors of a block."""
+    a, b = load_i8x64(weights, p), load_i8x64(weights, p + 64)
+    c, d = load_i8x64(weights, p + 128), load_i8x64(weights, p + 192)
     return (
-        load_i8x64(weights, p),
-        load_i8x64(weights, p + 64),
-        load_i8x64(weights, p + 128),
-        load_i8x64(weights, p + 192),
-    )
-
-
-@inline
-def dot(w, quads, k, correction):
-    """16 rows x 32 columns of codes times one token's activations; int32. Two chains, not one."""
-    a = dot4_nibbles(correction, low_nibbles(w[0]), splat_i32(quads[k]))
-    b = dot4_nibbles(splat_i32(np.int32(0)), low_nibbles(w[1]), splat_i32(quads[k + 1]))
-    a = dot4_nibbles(a, low_nibbles(w[2]), splat_i32(quads[k + 2]))
-    b = dot4_nibbles(b, low_nibbles(w[3]), splat_i32(quads[k + 3]))
-    a = dot4_nibbles(a, high_nibbles(w[0]), splat_i32(quads[k + 4]))
-    b = dot4_nibbles(b, high_nibbles(w[1]), splat_i32(quads[k + 5]))
-    a = dot4_nibbles(a, high_nibbles(w[2]), splat_i32(quads[k + 6]))
-    b = dot4_nibbles(b, high_nibbles(w[3]), splat_i32(quads[k + 7]))
-    return a + b
+        low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d),
+        high_nibbles(a), high_nibbles(b), high_nibbles(c), high_nibbles(d),
+    )  # fmt: skip
 
 
 @kernel
-def matmul_q4_0(weights, matrix, x, n_tokens, y, first_row, last_row):
+def matmul_q4_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for Q4_0 weights; see `multiply`."""
-    multiply(load, dot, ZERO_CODE, CODE_BYTES, weights, matrix, x, n_tokens, y, first_row, last_row)
+    multiply(
+        unpack, multiply_nibble_panel,
+        no_nibbles, dot4_nibbles, nibble_total, ZERO_CODE, CODE_BYTES,
+        weights, matrix, x, n_tokens, y, first_row, last_row, panel,
+    )  # fmt: skip
+
+
+@kernel
+def matmul_q4_0_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
+    """The same for weights laid out by columns; see `columns.multiply`."""
+    multiply_columns(
+        take_nibbles, multiply_nibble_panel,
+        no_nibbles, dot4_nibbles, nibble_total, ZERO_CODE, COLUMN_BYTES,
+        weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
+    )  # fmt: skip

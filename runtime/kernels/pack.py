@@ -1,12 +1,19 @@
 """Weights of a file interleaved into the order in which the matrix products read them."""
 
-from rwkv_edge.jit import kernel
+import numpy as np
+
+from rwkv_edge.jit import inline, kernel
+from rwkv_edge.quant import Q4_0, Q8_0
 
 # Rows that travel together: one lane of a vector each.
 ROWS = 16
 # Blocks of a row in one tile of quantized weights. Two make a tile whole cache lines.
 TILE_BLOCKS = 2
 SCALE_BYTES = 2 * ROWS
+# Bytes of a block in a file, and of its scale.
+Q4_0_BYTES, Q8_0_BYTES = Q4_0.block.itemsize, Q8_0.block.itemsize
+HALF_BYTES = 2
+BLOCK = 32
 
 
 def tile_bytes(code_bytes: int) -> int:
@@ -66,3 +73,66 @@ def pack_columns(raw, packed, n_columns_padded, first_group, last_group):
                     packed[target] = raw[row, column]
                 else:
                     packed[target] = 0
+
+
+@kernel
+def pack_nibble_columns(raw, packed, order, group_rows, first_group, last_group):
+    """Rearrange Q4_0 blocks (a half of scale, 16 bytes of codes) for `columns.py`.
+
+    raw: (rows, bytes of a row) uint8; packed: the matrix, bytes; overwritten. Byte p of a column
+    holds row order[p] in its low half and row group_rows / 2 + order[p] in its high one.
+    """
+    n_rows, n_bytes = raw.shape
+    n_blocks = n_bytes // Q4_0_BYTES
+    half_rows = group_rows // 2
+    target = first_group * n_blocks * (HALF_BYTES * group_rows + BLOCK * half_rows)
+    for group in range(first_group, last_group):
+        for block in range(n_blocks):
+            source = Q4_0_BYTES * block
+            pack_scales(raw, packed, source, target, group * group_rows, group_rows)
+            target += HALF_BYTES * group_rows
+            for p in range(half_rows):
+                low_row = group * group_rows + order[p]
+                high_row = low_row + half_rows
+                for j in range(BLOCK // 2):
+                    low = raw[low_row, source + HALF_BYTES + j] if low_row < n_rows else np.uint8(0)
+                    high = (
+                        raw[high_row, source + HALF_BYTES + j] if high_row < n_rows else np.uint8(0)
+                    )
+                    packed[target + j * half_rows + p] = (low & 15) | (high & 15) << 4
+                    packed[target + (BLOCK // 2 + j) * half_rows + p] = (low >> 4) | (high & 0xF0)
+            target += BLOCK * half_rows
+
+
+@kernel
+def pack_byte_columns(raw, packed, order, group_rows, flip, first_group, last_group):
+    """Rearrange Q8_0 blocks (a half of scale, 32 codes) for `columns.py`; flip is XORed to codes.
+
+    As `pack_nibble_columns`, but byte p of the first half of a column holds row order[p], and that
+    of the second half row group_rows / 2 + order[p].
+    """
+    n_rows, n_bytes = raw.shape
+    n_blocks = n_bytes // Q8_0_BYTES
+    half_rows = group_rows // 2
+    target = first_group * n_blocks * (HALF_BYTES * group_rows + BLOCK * group_rows)
+    for group in range(first_group, last_group):
+        for block in range(n_blocks):
+            source = Q8_0_BYTES * block
+            pack_scales(raw, packed, source, target, group * group_rows, group_rows)
+            target += HALF_BYTES * group_rows
+            for p in range(group_rows):
+                row = group * group_rows + p // half_rows * half_rows + order[p % half_rows]
+                for j in range(BLOCK):
+                    code = raw[row, source + HALF_BYTES + j] if row < n_rows else np.uint8(0)
+                    packed[target + j * group_rows + p] = code ^ flip
+            target += BLOCK * group_rows
+
+
+@inline
+def pack_scales(raw, packed, source, target, first_row, n):
+    """The two bytes at `source` of n rows, one row after the other; zeros past the last row."""
+    for i in range(n):
+        row = first_row + i
+        inside = row < raw.shape[0]
+        packed[target + HALF_BYTES * i] = raw[row, source] if inside else np.uint8(0)
+        packed[target + HALF_BYTES * i + 1] = raw[row, source + 1] if inside else np.uint8(0)

@@ -1,5 +1,6 @@
-"""Verbs on vectors: splat, fma, min, max, rounding, sums over lanes, dot products of bytes."""
+"""Verbs on vectors: splat, fma, min, max, rounding, sums over lanes, nibbles."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -7,20 +8,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rwkv_edge.runtime.simd.cpu import has
+from rwkv_edge.runtime.simd.halves import widen_halves
 from rwkv_edge.runtime.simd.vector import Vector, f32x16, i8x64, i32x16
 
 I32 = ir.IntType(32)
-I16_X32 = ir.VectorType(ir.IntType(16), 32)
-I32_X32 = ir.VectorType(I32, 32)
 
 
-def _call(builder: Any, name: str, return_type: ir.Type, args: list[Any]) -> Any:
+def call_llvm(builder: Any, name: str, return_type: ir.Type, args: Sequence[Any]) -> Any:
+    """Call one of LLVM's own functions, such as "llvm.fmuladd.v16f32"."""
     kind = ir.FunctionType(return_type, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-def _splat(builder: Any, scalar: Any, vector: Vector) -> Any:
+def broadcast(builder: Any, scalar: Any, vector: Vector) -> Any:
+    """A vector with the scalar in every lane."""
     undefined = ir.Constant(vector.llvm, ir.Undefined)
     first = builder.insert_element(undefined, scalar, I32(0))
     everywhere = ir.Constant(ir.VectorType(I32, vector.n_lanes), [0] * vector.n_lanes)
@@ -32,7 +33,7 @@ def splat_f32(typing_context: Any, scalar: Any) -> Any:
     """One float32 in every lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, args[0], f32x16)
+        return broadcast(builder, args[0], f32x16)
 
     return (f32x16(types.float32), codegen) if scalar == types.float32 else None
 
@@ -42,17 +43,17 @@ def splat_i32(typing_context: Any, scalar: Any) -> Any:
     """One int32 in every lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, args[0], i32x16)
+        return broadcast(builder, args[0], i32x16)
 
     return (i32x16(types.int32), codegen) if scalar == types.int32 else None
 
 
 @intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+    """a * b + c, rounded once where the CPU can: a call of libm for each lane costs too much."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.fma.v16f32", f32x16.llvm, list(args))
+        return call_llvm(builder, "llvm.fmuladd.v16f32", f32x16.llvm, args)
 
     return (f32x16(f32x16, f32x16, f32x16), codegen) if a == b == c == f32x16 else None
 
@@ -62,7 +63,7 @@ def maximum(typing_context: Any, a: Any, b: Any) -> Any:
     """The larger of each pair of lanes; a NaN on one side gives the other side."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.maxnum.v16f32", f32x16.llvm, list(args))
+        return call_llvm(builder, "llvm.maxnum.v16f32", f32x16.llvm, args)
 
     return (f32x16(f32x16, f32x16), codegen) if a == b == f32x16 else None
 
@@ -72,7 +73,7 @@ def minimum(typing_context: Any, a: Any, b: Any) -> Any:
     """The smaller of each pair of lanes; a NaN on one side gives the other side."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.minnum.v16f32", f32x16.llvm, list(args))
+        return call_llvm(builder, "llvm.minnum.v16f32", f32x16.llvm, args)
 
     return (f32x16(f32x16, f32x16), codegen) if a == b == f32x16 else None
 
@@ -82,7 +83,7 @@ def absolute(typing_context: Any, a: Any) -> Any:
     """Magnitudes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.fabs.v16f32", f32x16.llvm, list(args))
+        return call_llvm(builder, "llvm.fabs.v16f32", f32x16.llvm, args)
 
     return (f32x16(f32x16), codegen) if a == f32x16 else None
 
@@ -92,7 +93,7 @@ def round_to_even(typing_context: Any, a: Any) -> Any:
     """The nearest whole numbers, halves to the even one."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.rint.v16f32", f32x16.llvm, list(args))
+        return call_llvm(builder, "llvm.rint.v16f32", f32x16.llvm, args)
 
     return (f32x16(f32x16), codegen) if a == f32x16 else None
 
@@ -134,7 +135,7 @@ def f16_to_f32(typing_context: Any, bits: Any) -> Any:
     """The number whose IEEE half has these uint16 bits."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+        return widen_halves(builder, args[0])
 
     return (types.float32(types.uint16), codegen) if bits == types.uint16 else None
 
@@ -159,7 +160,7 @@ def horizontal_sum_i32(typing_context: Any, a: Any) -> Any:
     """Sum over the lanes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.vector.reduce.add.v16i32", I32, list(args))
+        return call_llvm(builder, "llvm.vector.reduce.add.v16i32", I32, args)
 
     return (types.int32(i32x16), codegen) if a == i32x16 else None
 
@@ -169,7 +170,7 @@ def horizontal_max(typing_context: Any, a: Any) -> Any:
     """Largest lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.vector.reduce.fmax.v16f32", ir.FloatType(), list(args))
+        return call_llvm(builder, "llvm.vector.reduce.fmax.v16f32", ir.FloatType(), args)
 
     return (types.float32(f32x16), codegen) if a == f32x16 else None
 
@@ -199,83 +200,13 @@ def high_nibbles(typing_context: Any, a: Any) -> Any:
 
 
 @intrinsic
-def dot4(typing_context: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """total + the sum over each lane's four bytes of unsigned * signed; exact.
-
-    total: int32 lanes; unsigned: weights 0..255; signed: int32 lanes that hold four int8 each.
-    """
+def nibbles_from(typing_context: Any, a: Any, bit: Any) -> Any:
+    """Four bits of each byte, from bit 0 or 4 on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if has("avx512vnni"):
-            return _dot4_vnni(builder, *args)
-        total, weights, activations = args
-        return builder.add(total, _dot4_in_words(builder, weights, activations))
+        words = builder.bitcast(args[0], i32x16.llvm)
+        shifted = builder.lshr(words, broadcast(builder, args[1], i32x16))
+        kept = builder.and_(shifted, ir.Constant(i32x16.llvm, [0x0F0F0F0F] * 16))
+        return builder.bitcast(kept, i8x64.llvm)
 
-    accepted = total == i32x16 and unsigned == i8x64 and signed == i32x16
-    return (i32x16(i32x16, i8x64, i32x16), codegen) if accepted else None
-
-
-@intrinsic
-def dot4_nibbles(typing_context: Any, total: Any, nibbles: Any, signed: Any) -> Any:
-    """`dot4` of weights 0..15, for which AVX2 has a shorter way; exact."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if has("avx512vnni"):
-            return _dot4_vnni(builder, *args)
-        total, weights, activations = args
-        if has("avx2"):
-            products = _dot4_avx2(builder, weights, activations)
-        else:
-            products = _dot4_in_words(builder, weights, activations)
-        return builder.add(total, products)
-
-    accepted = total == i32x16 and nibbles == i8x64 and signed == i32x16
-    return (i32x16(i32x16, i8x64, i32x16), codegen) if accepted else None
-
-
-def _dot4_vnni(builder: Any, total: Any, weights: Any, activations: Any) -> Any:
-    """One instruction."""
-    signed_bytes = builder.bitcast(activations, i8x64.llvm)
-    name = "llvm.x86.avx512.vpdpbusd.512"
-    return _call(builder, name, i32x16.llvm, [total, weights, signed_bytes])
-
-
-def _dot4_avx2(builder: Any, weights: Any, activations: Any) -> Any:
-    """Pairs of bytes to 16 bits, which 15 * 128 * 2 does not overflow, and pairs of those to 32."""
-    signed_bytes = builder.bitcast(activations, i8x64.llvm)
-    ones = ir.Constant(ir.VectorType(ir.IntType(16), 16), [1] * 16)
-    halves = []
-    for first in (0, 32):
-        w, a = (_part(builder, v, first, 32) for v in (weights, signed_bytes))
-        words = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", ones.type, [w, a])
-        lanes = ir.VectorType(I32, 8)
-        halves.append(_call(builder, "llvm.x86.avx2.pmadd.wd", lanes, [words, ones]))
-    both = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
-    return builder.shuffle_vector(halves[0], halves[1], both)
-
-
-def _part(builder: Any, vector: Any, first: int, n_lanes: int) -> Any:
-    """Lanes first to first + n_lanes."""
-    lanes = ir.Constant(ir.VectorType(I32, n_lanes), list(range(first, first + n_lanes)))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), lanes)
-
-
-def _dot4_in_words(builder: Any, weights: Any, activations: Any) -> Any:
-    """Products of the even and the odd bytes as 16-bit pairs: the pattern LLVM knows as pmaddwd."""
-    eight = ir.Constant(I16_X32, [8] * 32)
-    w = builder.bitcast(weights, I16_X32)
-    a = builder.bitcast(activations, I16_X32)
-    w_even = builder.and_(w, ir.Constant(I16_X32, [0xFF] * 32))
-    a_even = builder.ashr(builder.shl(a, eight), eight)
-    w_odd, a_odd = builder.lshr(w, eight), builder.ashr(a, eight)
-    return builder.add(_pairs(builder, w_even, a_even), _pairs(builder, w_odd, a_odd))
-
-
-def _pairs(builder: Any, a: Any, b: Any) -> Any:
-    """Products of 16-bit lanes, added in neighbouring pairs."""
-    products = builder.mul(builder.sext(a, I32_X32), builder.sext(b, I32_X32))
-    undefined = ir.Constant(I32_X32, ir.Undefined)
-    lanes = ir.VectorType(I32, 16)
-    even = builder.shuffle_vector(products, undefined, ir.Constant(lanes, list(range(0, 32, 2))))
-    odd = builder.shuffle_vector(products, undefined, ir.Constant(lanes, list(range(1, 32, 2))))
-    return builder.add(even, odd)
+    return (i8x64(i8x64, types.int32), codegen) if a == i8x64 else None

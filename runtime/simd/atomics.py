@@ -69,6 +69,12 @@ def pause(typing_context: Any) -> Any:
             kind = ir.FunctionType(ir.VoidType(), [])
             name = "llvm.x86.sse2.pause"
             builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+        elif "neon" in cpu_features():
+            # A barrier for instructions: the one named yield does nothing on most cores.
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.isb")
+            whole_system = ir.IntType(32)(15)
+            builder.call(function, [whole_system])
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -8,8 +8,10 @@ from functools import cache
 
 import llvmlite.binding
 import numba
+from numba.core.registry import cpu_target
 
 from rwkv_edge.errors import InputError
+from rwkv_edge.runtime.simd.arm import arm_features
 
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 AVX512_VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
@@ -35,16 +37,20 @@ SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 
 @cache
-def cpu_features() -> frozenset[str]:
-    """LLVM's names of the features of the CPU that kernels are compiled for.
+def all_features() -> dict[str, bool]:
+    """LLVM's names of features, and which of them the CPU has that kernels are compiled for.
 
     It is this one, unless `NUMBA_CPU_FEATURES` names those of another.
     """
     foreign = numba.config.CPU_FEATURES
     if foreign is not None:
-        return frozenset(name[1:] for name in foreign.split(",") if name.startswith("+"))
-    features = llvmlite.binding.get_host_cpu_features()
-    return frozenset(name for name, present in features.items() if present)
+        return {name[1:]: name[0] == "+" for name in foreign.split(",") if name}
+    return {**llvmlite.binding.get_host_cpu_features(), **arm_features()}
+
+
+def cpu_features() -> frozenset[str]:
+    """Those that it has."""
+    return frozenset(name for name, present in all_features().items() if present)
 
 
 def cpu_name() -> str:
@@ -63,8 +69,11 @@ def present_tiers() -> tuple[str, ...]:
 def tiles_permitted() -> bool:
     """Ask the system for the registers of AMX, which hold 8 KB more for each thread.
 
-    Must be asked before threads start: the answer holds for those that begin later.
+    Must be asked before threads start: the answer holds for those that begin later. Code that is
+    compiled for another CPU does not run on this system, which is then not asked.
     """
+    if numba.config.CPU_FEATURES is not None:
+        return True
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -101,24 +110,27 @@ def has(*features: str) -> bool:
 
 @cache
 def bind_compiler_to_tier() -> None:
-    """Keep numba from instructions beyond a forced tier, which LLVM would use of its own accord.
+    """Tell numba which instructions it may use, where it would not find out by itself.
 
-    Without this a forced tier would be that of its verbs alone. Holds for all of numba in this
-    process, from the first kernel that is compiled on.
+    A forced tier must not have ones beyond it, which LLVM would use of its own accord: it would be
+    that of its verbs alone. An ARM64 CPU has some that LLVM does not ask for.
+    Holds for all of numba in this process, from the first kernel that is compiled on.
     """
-    if forced_tier() in (None, "auto"):
-        return
-    chosen = tier()
-    if chosen == "generic":
+    chosen, forced = tier(), forced_tier() not in (None, "auto")
+    if forced and chosen == "generic":
         numba.config.CPU_NAME = PLAINEST_CPU.get(platform.machine(), "generic")
         numba.config.CPU_FEATURES = ""
+        cpu_target.target_context.init()
         return
-    beyond = BEYOND.get(chosen, ())
-    if not beyond:
+    beyond = BEYOND.get(chosen, ()) if forced else ()
+    if not beyond and not arm_features():
         return
-    kept = {name: not name.startswith(beyond) for name in sorted(cpu_features())}
+    # Also what the CPU lacks: LLVM takes a model's name for all that the model may have.
+    kept = {n: it and not n.startswith(beyond) for n, it in sorted(all_features().items())}
     numba.config.CPU_NAME = cpu_name()
     numba.config.CPU_FEATURES = ",".join(f"{'+' if keep else '-'}{n}" for n, keep in kept.items())
+    # Anew: numba made its compiler when the first kernel was decorated, before it could know.
+    cpu_target.target_context.init()
 
 
 def physical_cores() -> int:

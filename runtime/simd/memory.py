@@ -10,11 +10,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 
+from rwkv_edge.runtime.simd.halves import widen_halves
 from rwkv_edge.runtime.simd.vector import f32x16, i8x64, i32x16
 
 I32 = ir.IntType(32)
-HALF_X16 = ir.VectorType(ir.HalfType(), 16)
 I16_X16 = ir.VectorType(ir.IntType(16), 16)
 I32_X16 = ir.VectorType(I32, 16)
 F32_X16 = f32x16.llvm
@@ -33,6 +34,12 @@ def _load(context: Any, builder: Any, sig: Any, args: Any, llvm_type: ir.Type) -
     return loaded
 
 
+def _store(context: Any, builder: Any, sig: Any, args: Any, vector: Any) -> Any:
+    stored = builder.store(vector, _pointer(context, builder, sig, args, vector.type))
+    stored.align = 1
+    return context.get_dummy_value()
+
+
 @intrinsic
 def load_f32x16(typing_context: Any, array: Any, index: Any) -> Any:
     """Sixteen float32."""
@@ -48,7 +55,7 @@ def load_f16x16(typing_context: Any, array: Any, index: Any) -> Any:
     """Sixteen IEEE halves out of a byte array, widened to float32."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fpext(_load(context, builder, sig, args, HALF_X16), F32_X16)
+        return widen_halves(builder, _load(context, builder, sig, args, I16_X16))
 
     return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
 
@@ -89,12 +96,32 @@ def store_f32x16(typing_context: Any, array: Any, index: Any, vector: Any) -> An
     """Write sixteen float32."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        stored = builder.store(args[2], _pointer(context, builder, sig, args, F32_X16))
-        stored.align = 1
-        return context.get_dummy_value()
+        return _store(context, builder, sig, args, args[2])
 
     accepted = array.dtype == types.float32 and vector == f32x16
     return (types.void(array, types.intp, f32x16), codegen) if accepted else None
+
+
+@intrinsic
+def store_bytes_f32x16(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Write sixteen float32 to a byte array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _store(context, builder, sig, args, args[2])
+
+    accepted = array.dtype == types.uint8 and vector == f32x16
+    return (types.void(array, types.intp, f32x16), codegen) if accepted else None
+
+
+@intrinsic
+def store_i8x64(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Write sixty-four bytes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _store(context, builder, sig, args, args[2])
+
+    accepted = array.dtype == types.uint8 and vector == i8x64
+    return (types.void(array, types.intp, i8x64), codegen) if accepted else None
 
 
 @intrinsic
@@ -103,9 +130,7 @@ def store_i8x16(typing_context: Any, array: Any, index: Any, vector: Any) -> Any
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         narrow = builder.trunc(args[2], ir.VectorType(ir.IntType(8), 16))
-        stored = builder.store(narrow, _pointer(context, builder, sig, args, narrow.type))
-        stored.align = 1
-        return context.get_dummy_value()
+        return _store(context, builder, sig, args, narrow)
 
     accepted = array.dtype == types.int8 and vector == i32x16
     return (types.void(array, types.intp, i32x16), codegen) if accepted else None
@@ -127,10 +152,23 @@ def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def address_to_pointer(typing_context: Any, address: Any) -> Any:
-    """An integer address as the void pointer that `numba.carray` takes."""
+def floats_at(typing_context: Any, address: Any, shape: Any) -> Any:
+    """The C-contiguous float32 array of some shape that begins at an address.
+
+    Nobody keeps that memory alive but the caller. `numba.carray` does the same, but not in kernels
+    that count no references.
+    """
+    array_type = types.Array(types.float32, len(shape), "C")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
+        array = make_array(array_type)(context, builder)
+        lengths = cgutils.unpack_tuple(builder, args[1])
+        strides = [ir.IntType(64)(4)]
+        for length in reversed(lengths[1:]):
+            strides.insert(0, builder.mul(strides[0], length))
+        data = builder.inttoptr(args[0], ir.FloatType().as_pointer())
+        populate_array(array, data, lengths, strides, ir.IntType(64)(4), meminfo=None)
+        return array._getvalue()
 
-    return types.voidptr(types.intp), codegen
+    whole = types.UniTuple(types.intp, len(shape))
+    return array_type(types.intp, whole), codegen

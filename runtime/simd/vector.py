@@ -12,6 +12,7 @@ from numba.extending import models, register_model
 
 LLVM_ELEMENTS = {
     "i8": ir.IntType(8),
+    "i16": ir.IntType(16),
     "i32": ir.IntType(32),
     "f32": ir.FloatType(),
 }
@@ -41,6 +42,7 @@ class VectorModel(models.PrimitiveModel):
 
 f32x16 = Vector("f32", 16)
 i32x16 = Vector("i32", 16)
+i16x32 = Vector("i16", 32)
 # Sixteen groups of four bytes, each group one lane of a dot product.
 i8x64 = Vector("i8", 64)
 

@@ -14,7 +14,9 @@ from rwkv_edge import __version__
 
 from .conftest import Run
 
-COMMANDS = ("demo", "convert", "chat", "generate", "info", "compare", "perplexity", "doctor")
+COMMANDS = (
+    "demo", "convert", "chat", "generate", "info", "compare", "perplexity", "bench", "doctor"
+)  # fmt: skip
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="signals and /dev/full are POSIX")
 
@@ -59,6 +61,12 @@ def test_no_arguments_show_the_help_and_count_as_wrong_usage(run: Run) -> None:
         (["convert", "m.pth", "--q4", "--q8"], "exclude each other"),
         (["convert", "m.pth", "--q4", "--type", "F16"], "exclude each other"),
         (["compare", "m.gguf", "--prompt", "a", "--file", "b"], "exclude each other"),
+        (["bench"], "Missing argument 'MODEL'"),
+        (["bench", "m.gguf", "--prefill", "many"], "--prefill takes whole numbers"),
+        (["bench", "m.gguf", "--batch", "1,0"], "--batch takes whole numbers"),
+        (["bench", "m.gguf", "--rounds", "0"], "--rounds"),
+        (["bench", "m.gguf", "--skip", "lunch"], "--skip knows start, memory"),
+        (["bench", "m.gguf", "--against", "numba"], "--against numba is the engine"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
@@ -73,7 +81,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert result.err.count("\n") == 1
 
 
-READING = ("generate {} a", "chat {}", "compare {}", "perplexity {} {}", "info {}")
+READING = ("generate {} a", "chat {}", "compare {}", "perplexity {} {}", "bench {}", "info {}")
 
 
 @pytest.mark.parametrize("command", [*READING, "convert {}"])

@@ -30,7 +30,7 @@ def test_its_python_runs_from_top_to_bottom(
 def test_every_command_and_option_it_names_exists(run: Run) -> None:
     text = README.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `rwkv-edge (\w+)[^|]*\|(.*)\|$", text, re.MULTILINE)
-    assert len(rows) == 8
+    assert len(rows) == 9
     for command, description in rows:
         shown = run(command, "--help").out
         for option in re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", description):

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
+from rwkv_edge.backend import Float32Array, StateArrays
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.checkpoints import open_checkpoint
+from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import (
     CHUNK_WEIGHTS,
     FORMATS,
     synthetic_hyperparameters,
     write_synthetic,
 )
+from rwkv_edge.model_file import ModelFile
+from rwkv_edge.runtime.reference.rwkv7 import Rwkv7
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -60,6 +64,45 @@ def test_most_activations_of_the_channel_mix_are_zero(tmp_path: Path) -> None:
         x = x * checkpoint.read("blocks.0.ln2.weight") + checkpoint.read("blocks.0.ln2.bias")
         k = x @ checkpoint.read("blocks.0.ffn.key.weight").T
     assert 0.85 < (k <= 0).mean() < 0.95
+
+
+class CountingRwkv7(Rwkv7):
+    """Counts the channel mix's activations, and which of them are zero."""
+
+    n_zero = n_seen = 0
+
+    def channel_mix(self, layer: int, x: Float32Array, state: StateArrays) -> Float32Array:
+        mu, key = (self.weights[f"blk.{layer}.channel_mix_{n}.weight"] for n in ("lerp_k", "key"))
+        k = key @ (x + (state["ffn_x"][layer] - x) * mu.reshape(-1))
+        self.n_zero += int((k <= 0).sum())
+        self.n_seen += k.size
+        return super().channel_mix(layer, x, state)
+
+
+@pytest.mark.parametrize("zeros", [0.5, 0.67, 0.9])
+def test_the_share_of_zeros_is_the_one_asked_for(tmp_path: Path, zeros: float) -> None:
+    hp = synthetic_hyperparameters(4, 256, n_vocab=256)
+    write_synthetic(tmp_path / "m.pth", hp, zeros=zeros)
+    convert(tmp_path / "m.pth", tmp_path / "m.gguf", "F32")
+    file = ModelFile(tmp_path / "m.gguf")
+    model = CountingRwkv7(file)
+    state = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in file.architecture.state_shapes(hp).items()
+    }
+    for token in np.random.default_rng(0).integers(1, 256, 60).tolist():
+        model.step(token, state)
+    file.close()
+    # The standard deviation before relu is about one, not exactly.
+    assert abs(model.n_zero / model.n_seen - zeros) < 0.03
+
+
+def test_a_share_of_zeros_that_no_model_has_is_wrong_usage(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rwkv_edge.converters.synthetic", str(tmp_path / "m.pth")]
+    for share in ("0", "1", "-0.5", "nan"):
+        done = subprocess.run([*command, "--zeros", share], capture_output=True, check=False)
+        assert done.returncode == 2
+    assert not (tmp_path / "m.pth").exists()
 
 
 OFFICIAL = """

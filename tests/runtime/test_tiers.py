@@ -1,6 +1,8 @@
 """Every tier of kernels that this CPU has gives the same numbers as the others."""
 
 import os
+import platform
+import re
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 from rwkv_edge import Model
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
-from rwkv_edge.runtime.simd.cpu import present_tiers
+from rwkv_edge.runtime.simd.cpu import PLAINEST_CPU, present_tiers
 
 # A tier is chosen when kernels are compiled: each needs a process of its own.
 LOGITS = """
@@ -25,6 +27,13 @@ for path in sys.argv[3:]:
     with Model.load(path, threads=1) as model:
         rows.append(model.forward(tokens, all_logits=True)[0])
 np.save(sys.argv[2], np.stack(rows))
+"""
+ASSEMBLY = """
+import numpy as np
+from rwkv_edge.runtime.kernels.elementwise import add
+x = np.zeros(16, np.float32)
+add(x, x, 0, 16)
+print(*add.inspect_asm().values())
 """
 WEIGHT_TYPES = ("Q4_0", "Q8_0", "F16")
 
@@ -86,3 +95,15 @@ def test_dot_products_of_each_tier_are_exact(name):
         text=True,
     )
     assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.skipif(platform.machine() not in PLAINEST_CPU, reason="other CPUs have one width")
+def test_a_forced_tier_keeps_the_compiler_from_wider_registers(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", ASSEMBLY],
+        env={**os.environ, "RWKV_EDGE_CPU": "generic", "RWKV_EDGE_CACHE": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert set(re.findall("[xyz]mm", found.stdout)) == {"xmm"}

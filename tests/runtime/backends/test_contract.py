@@ -137,3 +137,30 @@ def test_a_batch_gives_what_each_sequence_gets_alone(model):
         for name, array in lonely.to_arrays().items():
             found = state.to_arrays()[name]
             np.testing.assert_allclose(found, array, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_batch_wider_and_longer_than_a_block_gives_the_same(model):
+    parts = [TOKENS[i % 7 : i % 7 + 1 + 5 * (i % 4)] for i in range(18)]
+    parts[3] = np.tile(TOKENS, 2)
+    alone = np.stack([model.forward(part)[0] for part in parts])
+    together = model.forward_batch(parts, [model.new_state() for _ in parts])
+    assert difference(together, alone) < SAME_NUMBERS
+
+
+def test_sequences_go_on_in_batches_of_any_kind_as_they_would_alone(model):
+    parts = [TOKENS[i : i + 12] for i in range(5)]
+    alone = np.stack([model.forward(part)[0] for part in parts])
+    states = [model.new_state() for _ in parts]
+    model.forward_batch([part[:3] for part in parts], states)
+    # Two together, the others each for itself, all again, all but one, and that one alone.
+    model.forward_batch([parts[i][3:5] for i in (0, 3)], [states[0], states[3]])
+    for i in (1, 2, 4):
+        model.forward(parts[i][3:5], states[i])
+    model.forward_batch([part[5:8] for part in parts], states)
+    copies = [state.clone() for state in states]
+    first = model.forward_batch([part[8:] for part in parts[1:]], states[1:])
+    last, _ = model.forward(parts[0][8:], states[0])
+    assert difference(np.stack([last, *first]), alone) < SAME_NUMBERS
+    # The copies are where the others were.
+    again = model.forward_batch([part[8:] for part in parts], copies)
+    assert difference(again, alone) < SAME_NUMBERS

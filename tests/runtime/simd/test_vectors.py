@@ -5,6 +5,7 @@ import pytest
 
 from rwkv_edge.jit import kernel
 from rwkv_edge.runtime.simd import arithmetic as verbs
+from rwkv_edge.runtime.simd import dot_products as dots
 from rwkv_edge.runtime.simd.functions import exp_f32x16, sigmoid_f32x16, tanh_f32x16
 from rwkv_edge.runtime.simd.memory import (
     load_bf16x16,
@@ -15,7 +16,9 @@ from rwkv_edge.runtime.simd.memory import (
     prefetch,
     store_f32x16,
     store_i8x16,
+    store_i8x64,
 )
+from rwkv_edge.runtime.simd.shuffles import rows_side_by_side, transpose4
 
 RANDOM = np.random.default_rng(7)
 
@@ -126,6 +129,20 @@ def test_storage_formats_widen_exactly():
 
 
 @kernel
+def widen_halves(raw, out):
+    for i in range(0, out.size, 16):
+        store_f32x16(out, i, load_f16x16(raw, 2 * i))
+
+
+def test_every_half_widens_exactly():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    out = np.empty(1 << 16, np.float32)
+    widen_halves(halves.view(np.uint8), out)
+    np.testing.assert_array_equal(out, halves.astype(np.float32))
+    np.testing.assert_array_equal(np.signbit(out), np.signbit(halves))
+
+
+@kernel
 def narrow(x, out):
     store_i8x16(out, 0, verbs.to_i32(verbs.round_to_even(load_f32x16(x, 0))))
 
@@ -138,58 +155,89 @@ def test_int8_store_rounds_to_even():
 
 
 @kernel
-def dot_bytes(weights, activations, start, out):
-    total = verbs.dot4(
-        verbs.splat_i32(start), load_i8x64(weights, 0), verbs.splat_i32(activations[0])
-    )
-    store_f32x16(out, 0, verbs.to_f32(total))
-
-
-@pytest.mark.parametrize("extreme", [None, -128, 127])
-def test_dot4_is_exact_at_the_extremes(extreme):
-    weights = RANDOM.integers(0, 256, 64).astype(np.uint8)
-    activations = RANDOM.integers(-128, 128, 4).astype(np.int8)
-    if extreme is not None:
-        # 255 * 127 * 2 overflows 16 bits: this is where saturating instructions would show.
-        weights[:], activations[:] = 255, extreme
-    out = np.empty(16, np.float32)
-    dot_bytes(weights, activations.view(np.int32), np.int32(-5), out)
-    expected = (weights.reshape(16, 4).astype(int) * activations.astype(int)).sum(axis=1) - 5
-    np.testing.assert_array_equal(out, expected)
+def dot_bytes(weights, activations, out):
+    total = dots.no_bytes()
+    for quad in range(activations.size):
+        x = verbs.splat_i32(activations[quad])
+        total = dots.dot4(total, load_i8x64(weights, 64 * quad), x)
+    store_f32x16(out, 0, verbs.to_f32(dots.byte_total(total)))
 
 
 @kernel
-def dot_nibbles(weights, activations, out):
-    codes = verbs.low_nibbles(load_i8x64(weights, 0))
-    total = verbs.dot4_nibbles(verbs.splat_i32(np.int32(7)), codes, verbs.splat_i32(activations[0]))
-    store_f32x16(out, 0, verbs.to_f32(total))
+def dot_nibbles(codes, activations, out):
+    total = dots.no_nibbles()
+    for quad in range(activations.size):
+        x = verbs.splat_i32(activations[quad])
+        total = dots.dot4_nibbles(total, load_i8x64(codes, 64 * quad), x)
+    store_f32x16(out, 0, verbs.to_f32(dots.nibble_total(total)))
 
 
-@pytest.mark.parametrize("extreme", [None, -128, 127])
-def test_dot4_of_nibbles_is_exact_at_the_extremes(extreme):
-    weights = RANDOM.integers(0, 16, 64).astype(np.uint8)
-    activations = RANDOM.integers(-128, 128, 4).astype(np.int8)
-    if extreme is not None:
-        weights[:], activations[:] = 15, extreme
+def sums_of_products(weights, activations):
+    """(quads, 16 rows, 4 columns) times (quads, 4), summed for each row."""
+    wide = weights.reshape(-1, 16, 4).astype(int)
+    return (wide * activations.reshape(-1, 1, 4).astype(int)).sum(axis=(0, 2))
+
+
+# The ends of what weights and activations may be: where 16 bits would saturate or overflow.
+@pytest.mark.parametrize("weight", [None, -128, 127])
+@pytest.mark.parametrize("activation", [None, -127, 127])
+def test_dot4_is_exact_at_the_extremes(weight, activation):
+    weights = RANDOM.integers(-128, 128, 3 * 64) if weight is None else np.full(3 * 64, weight)
+    activations = RANDOM.integers(-127, 128, 12).astype(np.int8)
+    if activation is not None:
+        activations[:] = activation
+    zero_code = 128 if dots.multiplies_unsigned() else 0
     out = np.empty(16, np.float32)
-    dot_nibbles(weights, activations.view(np.int32), out)
-    expected = (weights.reshape(16, 4).astype(int) * activations.astype(int)).sum(axis=1) + 7
-    np.testing.assert_array_equal(out, expected)
+    codes = (weights + zero_code).astype(np.uint8)
+    dot_bytes(codes, activations.view(np.int32), out)
+    np.testing.assert_array_equal(out, sums_of_products(weights + zero_code, activations))
+
+
+@pytest.mark.parametrize("activation", [None, -127, 127])
+def test_eight_dot4_of_nibbles_are_exact_at_the_extremes(activation):
+    codes = RANDOM.integers(0, 16, 8 * 64).astype(np.uint8)
+    activations = RANDOM.integers(-127, 128, 32).astype(np.int8)
+    if activation is not None:
+        codes[:], activations[:] = 15, activation
+    out = np.empty(16, np.float32)
+    dot_nibbles(codes, activations.view(np.int32), out)
+    np.testing.assert_array_equal(out, sums_of_products(codes, activations))
 
 
 @kernel
-def split_nibbles(weights, activations, out):
-    one = verbs.splat_i32(activations[0])
-    zero = verbs.splat_i32(np.int32(0))
-    w = load_i8x64(weights, 0)
-    store_f32x16(out, 0, verbs.to_f32(verbs.dot4(zero, verbs.low_nibbles(w), one)))
-    store_f32x16(out, 16, verbs.to_f32(verbs.dot4(zero, verbs.high_nibbles(w), one)))
+def split_nibbles(bytes_in, out):
+    w = load_i8x64(bytes_in, 0)
+    store_i8x64(out, 0, verbs.low_nibbles(w))
+    store_i8x64(out, 64, verbs.high_nibbles(w))
+    store_i8x64(out, 128, verbs.nibbles_from(w, np.int32(0)))
+    store_i8x64(out, 192, verbs.nibbles_from(w, np.int32(4)))
 
 
 def test_nibbles_split_by_byte():
     weights = RANDOM.integers(0, 256, 64).astype(np.uint8)
-    ones = np.ones(4, np.int8).view(np.int32)
-    out = np.empty(32, np.float32)
-    split_nibbles(weights, ones, out)
-    np.testing.assert_array_equal(out[:16], (weights & 15).reshape(16, 4).sum(axis=1))
-    np.testing.assert_array_equal(out[16:], (weights >> 4).reshape(16, 4).sum(axis=1))
+    out = np.empty(256, np.uint8)
+    split_nibbles(weights, out)
+    low, high = weights & 15, weights >> 4
+    np.testing.assert_array_equal(out.reshape(4, 64), [low, high, low, high])
+
+
+@kernel
+def transpose(columns, out):
+    w = transpose4(
+        load_i8x64(columns, 0),
+        load_i8x64(columns, 64),
+        load_i8x64(columns, 128),
+        load_i8x64(columns, 192),
+    )
+    store_i8x64(out, 0, w[0])
+    store_i8x64(out, 64, w[1])
+    store_i8x64(out, 128, w[2])
+    store_i8x64(out, 192, w[3])
+
+
+def test_columns_in_the_order_of_rows_side_by_side_become_rows_in_order():
+    matrix = RANDOM.integers(0, 256, (64, 4)).astype(np.uint8)
+    columns = matrix[rows_side_by_side()].T.copy()
+    out = np.empty(256, np.uint8)
+    transpose(columns.reshape(-1), out)
+    np.testing.assert_array_equal(out.reshape(64, 4), matrix)
