@@ -19,6 +19,7 @@ from rwkv_edge.apps.commands.info import info
 from rwkv_edge.apps.commands.perplexity import perplexity
 from rwkv_edge.apps.console import one_line
 from rwkv_edge.apps.failures import USAGE, abandon_stdout, report
+from rwkv_edge.apps.loading import noting_compilation
 from rwkv_edge.version import __version__
 
 PROGRAM = "rwkv-edge"
@@ -97,7 +98,8 @@ def run(arguments: list[str]) -> int:
     """Parse and call; usage errors are reported here, all others raised."""
     try:
         # Not standalone, because then typer would print and exit in a style of its own.
-        result: Any = app(arguments or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+        with noting_compilation():
+            result: Any = app(arguments or ["--help"], prog_name=PROGRAM, standalone_mode=False)
     except Exception as error:
         # Older releases of typer raise click's usage errors, newer ones their own: both know how
         # to say what was wrong.

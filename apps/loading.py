@@ -1,6 +1,8 @@
 """Opening a model with something to look at while it takes time."""
 
 import contextlib
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,31 @@ from rwkv_edge.apps import console
 from rwkv_edge.arch import architecture_of
 
 COMPILING = "compiling kernels for this CPU, which only the first run does (about half a minute)"
+# What `rwkv_edge.jit` logs, once in a process, when the first kernel is not on disk.
+COMPILER_LOG = "rwkv_edge.jit"
+
+
+class CompilingNote(logging.Handler):
+    """Tells who looks at stderr why it takes so long; which command compiles does not matter."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line, whatever the library called it."""
+        if record.levelno == logging.INFO and sys.stderr.isatty():
+            console.note(COMPILING)
+
+
+@contextlib.contextmanager
+def noting_compilation() -> Iterator[None]:
+    """Inside, a terminal is told when kernels are compiled."""
+    logger, handler = logging.getLogger(COMPILER_LOG), CompilingNote()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager
@@ -17,16 +44,16 @@ def open_model(
 ) -> Iterator[Model]:
     """A loaded model, closed afterwards. Raises what `Model.load` raises.
 
-    say_compiling: say that kernels are compiled even where stderr is no terminal.
+    say_compiling: say that kernels are compiled where stderr is no terminal, too.
     """
     with console.busy(f"loading {path.name}"):
         model = Model.load(path, backend, threads)
     with model:
         version = model.hyperparameters.version
         if backend == "numba" and not kernels_are_compiled(version):
-            if say_compiling:
+            if say_compiling and not sys.stderr.isatty():
                 console.note(COMPILING)
-            with console.busy(COMPILING):
+            with console.busy("compiling kernels"):
                 # Any token: one call compiles everything that generation needs.
                 model.forward([0])
         yield model

@@ -1,9 +1,7 @@
 """What this machine and this installation are, for `rwkv-edge doctor`."""
 
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +59,8 @@ class Machine:
 
 def inspect_machine() -> Machine:
     """Look at it; raises InputError if RWKV_EDGE_CPU asks for what the CPU lacks."""
+    import platform
+
     from rwkv_edge.apps.loading import kernels_are_compiled
     from rwkv_edge.arch import ARCHITECTURES
     from rwkv_edge.jit import cache_directory
@@ -89,11 +89,14 @@ def inspect_machine() -> Machine:
 
 def version_of(distribution: str, module: str) -> str | None:
     """The installed version; None if there is none. Nothing is imported."""
+    # Here, because these 40 ms would be felt in every `--help`.
+    from importlib.metadata import PackageNotFoundError, version
+
     if module not in sys.modules and importlib.util.find_spec(module) is None:
         return None
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return version(distribution)
+    except PackageNotFoundError:
         return "unknown"
 
 

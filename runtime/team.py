@@ -4,10 +4,12 @@ The caller is member 0; the others sleep until there is work. numba's own `paral
 cost microseconds per call and seconds of cache loading.
 """
 
+import os
 import queue
 import threading
 import weakref
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ class ThreadTeam:
     """Runs `task(thread, n_threads)` on every member at once.
 
     `sync` is what kernels meet at. A team serves one call at a time: `run` is locked.
+    The members start with the first task, and end when the team is closed or dropped.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -30,17 +33,8 @@ class ThreadTeam:
         self._lock = threading.Lock()
         self._tasks: list[queue.SimpleQueue[Task | None]] = []
         self._finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        for thread in range(1, n_threads):
-            tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-            self._tasks.append(tasks)
-            threading.Thread(
-                target=_work,
-                args=(tasks, self._finished, self.sync, thread, n_threads),
-                name=f"rwkv-edge-{thread}",
-                daemon=True,
-            ).start()
         # Members hold no reference to the team, so that dropping it lets them go.
-        self._finalizer = weakref.finalize(self, _dismiss, self._tasks)
+        weakref.finalize(self, _dismiss, self._tasks)
 
     def run(self, task: Task) -> None:
         """Run the task on all members and wait for them; raises what a member raised.
@@ -52,6 +46,7 @@ class ThreadTeam:
             n_started = 0
             failure: BaseException | None = None
             try:
+                self._start_members()
                 for tasks in self._tasks:
                     tasks.put(task)
                     n_started += 1
@@ -77,9 +72,59 @@ class ThreadTeam:
                 continue
             return failure or interrupt
 
+    def _start_members(self) -> None:
+        for thread in range(len(self._tasks) + 1, self.n_threads):
+            tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+            threading.Thread(
+                target=_work,
+                args=(tasks, self._finished, self.sync, thread, self.n_threads),
+                name=f"rwkv-edge-{thread}",
+                daemon=True,
+            ).start()
+            self._tasks.append(tasks)
+
     def close(self) -> None:
-        """Let the members end."""
-        self._finalizer()
+        """Let the members end; another task would start new ones."""
+        with self._lock:
+            _dismiss(self._tasks)
+
+    def forget_members(self) -> None:
+        """In a forked process, where they do not exist: be as before the first task."""
+        self._lock = threading.Lock()
+        self._tasks.clear()
+        self._finished = queue.SimpleQueue()
+        self.sync[:] = 0
+
+
+_shared_teams: "weakref.WeakValueDictionary[int, ThreadTeam]" = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def shared_team(n_threads: int) -> ThreadTeam:
+    """The one team of this size: models take turns with it rather than crowd the cores.
+
+    It lives until the last who asked for it has dropped it; nobody closes it.
+    """
+    _survive_forks()
+    with _sharing:
+        team = _shared_teams.get(n_threads)
+        if team is None:
+            team = _shared_teams[n_threads] = ThreadTeam(n_threads)
+        return team
+
+
+@cache
+def _survive_forks() -> None:
+    """A forked process has all models of its parent, but none of its threads."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_anew)
+
+
+def _begin_anew() -> None:
+    global _sharing  # noqa: PLW0603 - a thread that is not here may have held it
+    _sharing = threading.Lock()
+    for team in _shared_teams.values():
+        team.forget_members()
 
 
 def _work(
@@ -101,5 +146,5 @@ def _work(
 
 
 def _dismiss(tasks_of_members: "list[queue.SimpleQueue[Task | None]]") -> None:
-    for tasks in tasks_of_members:
-        tasks.put(None)
+    while tasks_of_members:
+        tasks_of_members.pop().put(None)

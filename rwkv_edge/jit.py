@@ -5,16 +5,29 @@ needed. Importing a module of kernels compiles nothing: compilation happens at t
 """
 
 import hashlib
+import logging
 import os
+import pickle
 import platform
+import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+from numba.core import types
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    NullCache,
+    _CacheLocator,
+)
+
+log = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -23,7 +36,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FAST_MATH = {"contract"}
 # Division by zero gives infinity, as in numpy. Kernels count no references: they allocate nothing,
 # their callers keep the arrays alive, and counting would be much of what there is to compile.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+# Nobody calls them from C either.
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "_nrt": False,
+    "no_cfunc_wrapper": True,
+}
 
 
 @cache
@@ -48,6 +67,9 @@ KERNEL_FOLDERS = {
 }
 # Where their constants come from, and their options.
 SHARED_SOURCES = ("jit.py", "hyperparameters.py", "quant/*.py")
+DIGEST_LEN = 16
+# Kernels of other releases are kept for as long: going back to one should not compile again.
+UNUSED_SECONDS = 30 * 24 * 3600
 
 
 @cache
@@ -68,7 +90,46 @@ def kernel_cache_path(package: str) -> Path:
     sources += [path for name in KERNEL_FOLDERS[package] for path in (root / name).glob("*.py")]
     for source in sorted(sources):
         digest.update(source.read_bytes())
-    return cache_directory() / f"{package}-{tier()}-{digest.hexdigest()[:16]}"
+    return cache_directory() / f"{package}-{tier()}-{digest.hexdigest()[:DIGEST_LEN]}"
+
+
+@cache
+def open_kernel_cache(package: str) -> Path:
+    """Make that folder and mark it as used; where it is new, those long unused go.
+
+    Raises OSError if nothing can be written there.
+    """
+    folder = kernel_cache_path(package)
+    is_new = not folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    if is_new:
+        of_this_tier = folder.name[:-DIGEST_LEN]
+        for other in kernel_caches():
+            if other.name.startswith(of_this_tier) and is_unused(other):
+                # Another process may be at it too: whatever is left goes the next time.
+                shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def kernel_caches() -> Iterator[Path]:
+    """All folders of compiled kernels, of this release, tier and interpreter or another."""
+    for package in KERNEL_FOLDERS:
+        yield from cache_directory().glob(f"{package}-*-{'[0-9a-f]' * DIGEST_LEN}")
+
+
+def is_unused(folder: Path) -> bool:
+    """Has nobody opened it for a month? False if it has gone."""
+    try:
+        return time.time() - folder.stat().st_mtime > UNUSED_SECONDS
+    except OSError:
+        return False
+
+
+def clear_kernel_caches() -> None:
+    """Remove all compiled kernels, which running processes do not mind; raises OSError."""
+    for folder in kernel_caches():
+        shutil.rmtree(folder)
 
 
 class _KernelLocator(_CacheLocator):  # type: ignore[misc]
@@ -76,9 +137,8 @@ class _KernelLocator(_CacheLocator):  # type: ignore[misc]
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         folder = Path(py_file).parent
-        self._path = kernel_cache_path(
-            next(package for package in KERNEL_FOLDERS if package in folder.parts)
-        )
+        self._package = next(package for package in KERNEL_FOLDERS if package in folder.parts)
+        self._path = kernel_cache_path(self._package)
         # Two modules may share a stem (`arch/rwkv7.py`, `kernels/rwkv7.py`): name the folder too.
         self._disambiguator = f"{folder.name}-{py_func.__code__.co_firstlineno}"
 
@@ -95,6 +155,7 @@ class _KernelLocator(_CacheLocator):  # type: ignore[misc]
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_KernelLocator | None":
         locator = cls(py_func, py_file)
         try:
+            open_kernel_cache(locator._package)
             locator.ensure_cache_path()
         except OSError:
             return None
@@ -105,8 +166,51 @@ class _KernelCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = (_KernelLocator,)
 
 
+class _KernelCacheFile(IndexDataCacheFile):  # type: ignore[misc]
+    """An index of signatures, and a file for each; several processes may write at once.
+
+    One that cannot be read, or that a crash of the system cut off, is as good as none.
+    """
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            return dict(super()._load_index())
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return {}
+
+    def _load_data(self, name: str) -> Any:
+        try:
+            return super()._load_data(name)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise OSError(f"{name} is damaged") from error
+
+    def save(self, key: Any, data: Any) -> None:
+        """Put a compiled signature on disk.
+
+        numba numbers the files, which would give two signatures that two processes compile at once
+        the same one. Here the number says which it is, and the index never runs ahead of the file.
+        """
+        number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big")
+        name = self._data_name(number)
+        self._save_data(name, data)
+        self._save_index({**self._load_index(), key: name})
+
+
 class _KernelCache(FunctionCache):  # type: ignore[misc]
     _impl_class = _KernelCacheImpl
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        locator = self._impl.locator
+        self._cache_file = _KernelCacheFile(
+            locator.get_cache_path(), self._impl.filename_base, locator.get_source_stamp()
+        )
+
+
+@cache
+def say_that_kernels_are_compiled() -> None:
+    """Once in a process: it takes so long that people wonder."""
+    log.info("compiling kernels for this CPU, which is kept for later runs")
 
 
 class _LazyKernelCache:
@@ -132,10 +236,16 @@ class _LazyKernelCache:
         return self._cache.cache_path
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        return self._cache.load_overload(signature, target_context)
+        found = self._cache.load_overload(signature, target_context)
+        if found is None:
+            say_that_kernels_are_compiled()
+        return found
 
     def save_overload(self, signature: Any, data: Any) -> None:
-        self._cache.save_overload(signature, data)
+        try:
+            self._cache.save_overload(signature, data)
+        except OSError as error:
+            log.warning("compiled kernels cannot be kept: %s", error)
 
     def flush(self) -> None:
         self._cache.flush()
@@ -164,9 +274,26 @@ def kernel(
     def compiled(function: Function) -> Function:
         dispatcher = numba.njit(**OPTIONS, fastmath=False if exact else FAST_MATH)(function)
         dispatcher._cache = _LazyKernelCache(function)
+        dispatcher.get_call_template = _without_literals(dispatcher.get_call_template)
         return cast(Function, dispatcher)
 
     return compiled if function is None else compiled(function)
+
+
+def _without_literals(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel's way of being called by another: a constant is a number like any.
+
+    numba would compile a kernel once more for each constant that it is called with, and LLVM
+    already makes of constants what can be made of them.
+    """
+
+    def call_template(args: Sequence[Any], kws: Mapping[str, Any]) -> Any:
+        return get_call_template(
+            [types.unliteral(kind) for kind in args],
+            {name: types.unliteral(kind) for name, kind in kws.items()},
+        )
+
+    return call_template
 
 
 def inline(function: Function) -> Function:

@@ -18,6 +18,9 @@ def doctor(
     warm: Annotated[
         bool, typer.Option("--warm", help="Compile all kernels now, so that no first run waits.")
     ] = False,
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Remove all compiled kernels.")
+    ] = False,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
@@ -25,6 +28,10 @@ def doctor(
 
     Its features, the kernels they select, and optional packages.
     """
+    if clear_cache:
+        from rwkv_edge.jit import clear_kernel_caches
+
+        clear_kernel_caches()
     if warm:
         compile_kernels(threads)
     machine = inspect_machine()

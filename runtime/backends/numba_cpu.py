@@ -13,7 +13,7 @@ from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.arch import COMPILED
 from rwkv_edge.runtime.batch import Batch
 from rwkv_edge.runtime.simd.cpu import physical_cores
-from rwkv_edge.runtime.team import ThreadTeam
+from rwkv_edge.runtime.team import shared_team
 
 # Tokens that go through the model together in GPT mode: enough that decoding a weight is nothing
 # beside multiplying with it, few enough that a layer's activations stay in the L2 cache.
@@ -59,7 +59,7 @@ class NumbaBackend:
         self._architecture = architecture_of(hp.version)
         self._compiled = COMPILED[hp.version]
         self._state_shapes = self._architecture.state_shapes(hp)
-        self._team = ThreadTeam(threads or useful_threads(model))
+        self._team = shared_team(threads or useful_threads(model))
         self._weights = self._compiled.load_weights(model, self._team)
         self._scratch = self._compiled.new_scratch(hp, BLOCK_TOKENS, self._team.n_threads)
 
@@ -152,6 +152,5 @@ class NumbaBackend:
         return np.swapaxes(array, -1, -2) if name in self._compiled.transposed else array
 
     def close(self) -> None:
-        """Let the threads end and the weights go."""
-        self._team.close()
-        del self._weights, self._scratch
+        """Let the weights go, and the threads unless another model uses them."""
+        del self._team, self._weights, self._scratch

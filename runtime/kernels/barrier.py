@@ -1,7 +1,7 @@
 """Where the threads of a team meet.
 
 `sync` is int64 words, each on a cache line of its own: how many have arrived, how often all have
-met, and whether a member failed to come.
+met, whether a member failed to come, and how many sleep until the rest arrive.
 """
 
 import numpy as np
@@ -12,13 +12,15 @@ from rwkv_edge.runtime.simd.atomics import (
     atomic_load,
     atomic_store,
     pause,
-    yield_thread,
+    sleep_while,
+    wake_sleepers,
 )
 
 # Words of 8 bytes, two cache lines apart: CPUs fetch lines in pairs.
-ARRIVED, MEETINGS, ABORTED, SYNC_WORDS = 0, 16, 32, 48
-# A meeting takes well under a microsecond; after some 20 the core is better lent to who is late.
-SPINS_BEFORE_YIELD = 2000
+ARRIVED, MEETINGS, ABORTED, SLEEPERS, SYNC_WORDS = 0, 16, 32, 48, 64
+# A meeting takes well under a microsecond. Who is 5 to 20 late may have lost its core to another
+# program: ours is then better left to it, which spinning and even yielding would not do.
+SPINS_BEFORE_SLEEP = 300
 
 
 def new_sync() -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
@@ -38,13 +40,18 @@ def meet(sync, n_threads):
     if atomic_add(sync, ARRIVED, 1) == n_threads - 1:
         atomic_store(sync, ARRIVED, 0)
         atomic_add(sync, MEETINGS, 1)
+        if atomic_load(sync, SLEEPERS) != 0:
+            wake_sleepers(sync, MEETINGS)
         return True
     spins = 0
     while atomic_load(sync, MEETINGS) == meetings:
         if atomic_load(sync, ABORTED) != 0:
             return False
-        pause()
-        spins += 1
-        if spins > SPINS_BEFORE_YIELD:
-            yield_thread()
+        if spins < SPINS_BEFORE_SLEEP:
+            pause()
+            spins += 1
+        else:
+            atomic_add(sync, SLEEPERS, 1)
+            sleep_while(sync, MEETINGS, meetings)
+            atomic_add(sync, SLEEPERS, -1)
     return True

@@ -155,6 +155,19 @@ def test_doctor_warm_leaves_kernels_on_disk(run: Run) -> None:
     assert found["kernel_cache_bytes"] > 0
 
 
+def test_doctor_clears_the_cache(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rwkv_edge import jit
+
+    monkeypatch.setattr(jit, "cache_directory", lambda: tmp_path)
+    folder = tmp_path / f"runtime-avx2-{'0' * 16}"
+    folder.mkdir()
+    (folder / "a.nbc").write_bytes(b"kernel")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert json.loads(run("doctor", "--json").out)["kernel_cache_bytes"] == 10
+    assert json.loads(run("doctor", "--clear-cache", "--json").out)["kernel_cache_bytes"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_doctor_reports_a_tier_that_does_not_exist(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
