@@ -131,10 +131,9 @@ class Arena:
                     tensor.raw, packed, order, GROUP_ROWS, np.uint8(flip), first, last
                 )
         elif kind in BY_COLUMNS:
-            code_words = CODE_BYTES[kind] // ROWS // 2
-            word_flip = np.uint16(flip << 8 | flip) if kind is PackedFormat.Q8_0 else np.uint16(0)
-            raw, words = tensor.raw.view(np.uint16), whole_words(packed, np.uint16)
-            pack_blocks(raw, words, code_words, word_flip, first, last)
+            code_flip = flip if kind is PackedFormat.Q8_0 else 0
+            code_bytes = CODE_BYTES[kind] // ROWS
+            pack_blocks(tensor.raw, packed, code_bytes, np.uint8(code_flip), first, last)
         else:
             word = np.uint32 if kind is PackedFormat.F32 else np.uint16
             raw, words = tensor.raw.view(word), whole_words(packed, word)

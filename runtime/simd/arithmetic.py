@@ -210,3 +210,24 @@ def nibbles_from(typing_context: Any, a: Any, bit: Any) -> Any:
         return builder.bitcast(kept, i8x64.llvm)
 
     return (i8x64(i8x64, types.int32), codegen) if a == i8x64 else None
+
+
+@intrinsic
+def nibbles_to_high(typing_context: Any, nibbles: Any) -> Any:
+    """Bytes 0..15 times 16."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = builder.bitcast(args[0], i32x16.llvm)
+        return builder.bitcast(builder.shl(words, ir.Constant(words.type, [4] * 16)), i8x64.llvm)
+
+    return (i8x64(i8x64), codegen) if nibbles == i8x64 else None
+
+
+@intrinsic
+def splat_i8(typing_context: Any, scalar: Any) -> Any:
+    """One byte in every lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return broadcast(builder, args[0], i8x64)
+
+    return (i8x64(types.uint8), codegen) if scalar == types.uint8 else None

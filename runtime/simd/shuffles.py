@@ -1,4 +1,4 @@
-"""Verbs that move lanes."""
+"""Verbs that move lanes: between rows side by side and columns."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ from rwkv_edge.runtime.simd.arithmetic import I32
 from rwkv_edge.runtime.simd.vector import i8x64
 
 I16_X32 = ir.VectorType(ir.IntType(16), 32)
+I32_X4, I32_X16 = ir.VectorType(I32, 4), ir.VectorType(I32, 16)
+I64_X8 = ir.VectorType(ir.IntType(64), 8)
 # Registers are divided into parts of 16 bytes, which interleaving does not cross.
 PART_BYTES = 16
 
@@ -35,6 +37,75 @@ def transpose4(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     return (types.UniTuple(i8x64, 4)(a, b, c, d), codegen) if accepted else None
 
 
+@intrinsic
+def load_quads(typing_context: Any, array: Any, index: Any, stride: Any) -> Any:
+    """16 bytes of each of 16 rows, as four vectors; vector k holds bytes 4k to 4k + 3 of each row.
+
+    index and stride (from row to row) count elements of the array.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        rows, position = [], args[1]
+        for _ in range(16):
+            pointer = builder.bitcast(builder.gep(data, [position]), I32_X4.as_pointer())
+            rows.append(builder.load(pointer))
+            rows[-1].align = 1
+            position = builder.add(position, args[2])
+        while len(rows) > 4:
+            rows = [_join(builder, *rows[i : i + 2]) for i in range(0, len(rows), 2)]
+        # Four rows in each: the k-th quads of all four side by side.
+        order = [4 * row + k for k in range(4) for row in range(4)]
+        rows = [_shuffle(builder, row, row, order) for row in rows]
+        vectors = [builder.bitcast(v, i8x64.llvm) for v in _transpose_parts(builder, rows)]
+        return context.make_tuple(builder, sig.return_type, vectors)
+
+    signature = types.UniTuple(i8x64, 4)(array, types.intp, types.intp)
+    return (signature, codegen) if array.dtype in (types.uint8, types.uint16) else None
+
+
+@intrinsic
+def columns4(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The inverse of `transpose4`: four vectors of 16 rows as four columns of 64 rows."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        order = [16 * p + 4 * i + column for p in range(4) for column in range(4) for i in range(4)]
+        vectors = [_shuffle(builder, v, v, order) for v in args]
+        # In each part now four bytes of each column: one 32-bit lane.
+        lanes = [builder.bitcast(v, I32_X16) for v in vectors]
+        columns = []
+        for high in (False, True):
+            ab = _interleave(builder, lanes[0], lanes[1], high)
+            cd = _interleave(builder, lanes[2], lanes[3], high)
+            ab, cd = builder.bitcast(ab, I64_X8), builder.bitcast(cd, I64_X8)
+            columns += [_interleave(builder, ab, cd, half) for half in (False, True)]
+        vectors = [builder.bitcast(column, i8x64.llvm) for column in columns]
+        return context.make_tuple(builder, sig.return_type, vectors)
+
+    accepted = a == b == c == d == i8x64
+    return (types.UniTuple(i8x64, 4)(a, b, c, d), codegen) if accepted else None
+
+
+def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def _join(builder: Any, a: Any, b: Any) -> Any:
+    return _shuffle(builder, a, b, list(range(2 * a.type.count)))
+
+
+def _transpose_parts(builder: Any, vectors: list[Any]) -> list[Any]:
+    """Vector k of the result holds part k of each of four vectors of four parts."""
+    n = vectors[0].type.count // 4
+    results = []
+    for k in range(4):
+        part = list(range(n * k, n * (k + 1)))
+        other = [lane + 4 * n for lane in part]
+        halves = [_shuffle(builder, *vectors[i : i + 2], part + other) for i in (0, 2)]
+        results.append(_join(builder, *halves))
+    return results
+
+
 def _interleave(builder: Any, a: Any, b: Any, high: bool) -> Any:
     """a and b lane by lane: the low halves of each 16 bytes, or the high ones."""
     n = a.type.count
@@ -44,7 +115,7 @@ def _interleave(builder: Any, a: Any, b: Any, high: bool) -> Any:
         first = part + (in_part // 2 if high else 0)
         for lane in range(first, first + in_part // 2):
             lanes += [lane, n + lane]
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, n), lanes))
+    return _shuffle(builder, a, b, lanes)
 
 
 def rows_side_by_side() -> list[int]:

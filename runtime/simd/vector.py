@@ -47,7 +47,9 @@ i16x32 = Vector("i16", 32)
 i8x64 = Vector("i8", 64)
 
 
-def _define_operator(operation: Callable[..., Any], float_verb: str, int_verb: str | None) -> None:
+def _define_operator(
+    operation: Callable[..., Any], float_verb: str | None, int_verb: str | None
+) -> None:
     """Give vectors one operator. Both sides must have the same type: nothing converts silently."""
 
     @infer_global(operation)
@@ -55,9 +57,8 @@ def _define_operator(operation: Callable[..., Any], float_verb: str, int_verb: s
         def generic(self, args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
             del kws
             same = len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]
-            if same and (args[0].element == "f32" or int_verb is not None):
-                return signature(args[0], *args)
-            return None
+            verb = float_verb if same and args[0].element == "f32" else int_verb
+            return signature(args[0], *args) if same and verb is not None else None
 
     @lower_builtin(operation, Vector, Vector)
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -70,3 +71,5 @@ _define_operator(operator.add, "fadd", "add")
 _define_operator(operator.sub, "fsub", "sub")
 _define_operator(operator.mul, "fmul", "mul")
 _define_operator(operator.truediv, "fdiv", None)
+_define_operator(operator.xor, None, "xor")
+_define_operator(operator.or_, None, "or_")

@@ -18,7 +18,7 @@ from rwkv_edge.runtime.simd.memory import (
     store_i8x16,
     store_i8x64,
 )
-from rwkv_edge.runtime.simd.shuffles import rows_side_by_side, transpose4
+from rwkv_edge.runtime.simd.shuffles import columns4, load_quads, rows_side_by_side, transpose4
 
 RANDOM = np.random.default_rng(7)
 
@@ -233,6 +233,41 @@ def transpose(columns, out):
     store_i8x64(out, 64, w[1])
     store_i8x64(out, 128, w[2])
     store_i8x64(out, 192, w[3])
+
+
+@kernel
+def columns_of(rows, out):
+    a, b = load_i8x64(rows, 0), load_i8x64(rows, 64)
+    w = columns4(a, b, load_i8x64(rows, 128), load_i8x64(rows, 192))
+    store_i8x64(out, 0, w[0])
+    store_i8x64(out, 64, w[1])
+    store_i8x64(out, 128, w[2])
+    store_i8x64(out, 192, w[3])
+
+
+@kernel
+def quads_of(matrix, index, stride, out):
+    w = load_quads(matrix, index, stride)
+    store_i8x64(out, 0, w[0])
+    store_i8x64(out, 64, w[1])
+    store_i8x64(out, 128, w[2])
+    store_i8x64(out, 192, w[3])
+
+
+def test_quads_of_rows_come_side_by_side():
+    matrix = RANDOM.integers(0, 256, (16, 30)).astype(np.uint8)
+    out = np.empty(256, np.uint8)
+    quads_of(matrix, 7, 30, out)
+    expected = matrix[:, 7:23].reshape(16, 4, 4).transpose(1, 0, 2)
+    np.testing.assert_array_equal(out.reshape(4, 16, 4), expected)
+
+
+def test_columns4_undoes_transpose4():
+    columns = RANDOM.integers(0, 256, 256).astype(np.uint8)
+    rows, back = np.empty(256, np.uint8), np.empty(256, np.uint8)
+    transpose(columns, rows)
+    columns_of(rows, back)
+    np.testing.assert_array_equal(back, columns)
 
 
 def test_columns_in_the_order_of_rows_side_by_side_become_rows_in_order():
