@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
@@ -35,7 +35,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FAST_MATH = {"contract"}
 # Division by zero gives infinity, as in numpy. Kernels count no references: they allocate nothing,
 # their callers keep the arrays alive, and counting would be much of what there is to compile.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+# Nobody calls them from C either.
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "_nrt": False,
+    "no_cfunc_wrapper": True,
+}
 
 
 @cache
@@ -267,9 +273,26 @@ def kernel(
     def compiled(function: Function) -> Function:
         dispatcher = numba.njit(**OPTIONS, fastmath=False if exact else FAST_MATH)(function)
         dispatcher._cache = _LazyKernelCache(function)
+        dispatcher.get_call_template = _without_literals(dispatcher.get_call_template)
         return cast(Function, dispatcher)
 
     return compiled if function is None else compiled(function)
+
+
+def _without_literals(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel's way of being called by another: a constant is a number like any.
+
+    numba would compile a kernel once more for each constant that it is called with, and LLVM
+    already makes of constants what can be made of them.
+    """
+
+    def call_template(args: Sequence[Any], kws: Mapping[str, Any]) -> Any:
+        return get_call_template(
+            [numba.types.unliteral(kind) for kind in args],
+            {name: numba.types.unliteral(kind) for name, kind in kws.items()},
+        )
+
+    return call_template
 
 
 def inline(function: Function) -> Function:
