@@ -14,7 +14,7 @@ from rwkv_edge.runtime.kernels.activations import BLOCK, COLUMN_PADDING, padded
 from rwkv_edge.runtime.kernels.columns import GROUP_ROWS
 from rwkv_edge.runtime.kernels.columns import SCALE_BYTES as GROUP_SCALE_BYTES
 from rwkv_edge.runtime.kernels.elementwise import share
-from rwkv_edge.runtime.kernels.matmul import MATRIX, PackedFormat, kernel_address
+from rwkv_edge.runtime.kernels.matmul import MATRIX, PackedFormat, kernel_addresses
 from rwkv_edge.runtime.kernels.matmul_floats import CHAINS
 from rwkv_edge.runtime.kernels.pack import (
     ROWS,
@@ -101,7 +101,7 @@ class Arena:
             columns = -(-n_columns // CHAINS) * CHAINS
             n_bytes = rows * columns * tensor.quant_format.block.itemsize
         record: np.void = np.array(
-            [(self._end, rows, columns, int(kind), kernel_address(kind))], MATRIX
+            [(self._end, rows, columns, int(kind), *kernel_addresses(kind))], MATRIX
         )[0]
         self._end += -(-n_bytes // CACHE_LINE) * CACHE_LINE
         return record

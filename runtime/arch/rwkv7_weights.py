@@ -13,7 +13,7 @@ from rwkv_edge.runtime.arena import Arena, packed_format
 from rwkv_edge.runtime.kernels.activations import BLOCK, Activations, new_activations
 from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, ActiveColumns, new_active_columns
 from rwkv_edge.runtime.kernels.matmul import MATRIX
-from rwkv_edge.runtime.kernels.panel import PANEL_BYTES, PANEL_TOKENS
+from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS, new_panels
 from rwkv_edge.runtime.team import ThreadTeam
 
 Float32Array = npt.NDArray[np.float32]
@@ -127,7 +127,7 @@ def new_scratch(hyperparameters: Hyperparameters, n_tokens: int, n_threads: int)
         hidden=new_activations(N_HIDDEN, n_tokens, max_rank),
         ffn_hidden=new_activations(1, n_tokens, hp.n_ffn),
         active=new_active_columns(PANEL_TOKENS - 1, hp.n_ffn),
-        panels=np.zeros((n_threads, PANEL_BYTES), np.uint8),
+        panels=new_panels(n_threads),
     )
 
 

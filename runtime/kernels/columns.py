@@ -21,6 +21,7 @@ from rwkv_edge.runtime.kernels.panel import (
     PANEL_BLOCKS,
     PANEL_TOKENS,
     SCALES,
+    call_panel,
     scaled,
 )
 from rwkv_edge.runtime.simd.arithmetic import nibbles_from, splat_f32, splat_i32
@@ -131,7 +132,7 @@ def for_rows(product, zero_code, weights, scales, x, token, block, y, row):
 
 @inline
 def multiply(
-    take, multiply_panel, empty, dot, widen, zero_code, column_bytes,
+    take, empty, dot, widen, zero_code, column_bytes,
     weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
 ):  # fmt: skip
     """y[token, row] = sum over active columns of W[row, column] x[token, column]; overwritten.
@@ -151,9 +152,8 @@ def multiply(
                     decode_block(take, weights, p, panel, i)
                 for k in range(GROUP_PANELS):
                     panel_start = k * GROUP_PANEL_BLOCKS * BLOCK_BYTES
-                    multiply_panel(
-                        panel, panel_start, n, x, n_tokens, first_block, y, row + k * ROWS
-                    )
+                    operands = (panel, panel_start, n, x, n_tokens, first_block, y, row + k * ROWS)
+                    call_panel(matrix.multiply_panel, operands)
             continue
         for token in range(n_tokens):
             out = y[token]

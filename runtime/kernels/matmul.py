@@ -8,17 +8,28 @@ import numpy as np
 from numba import types
 
 from rwkv_edge.jit import kernel
-from rwkv_edge.runtime.kernels.activations import Activations
 from rwkv_edge.runtime.kernels.columns import ActiveColumns
 from rwkv_edge.runtime.kernels.matmul_floats import matmul_bf16, matmul_f16, matmul_f32
 from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0, matmul_q4_0_columns
 from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0, matmul_q8_0_columns
-from rwkv_edge.runtime.simd.calls import address_of, call_through_address
+from rwkv_edge.runtime.kernels.panel import (
+    ACTIVATIONS_TYPE,
+    byte_panel_address,
+    nibble_panel_address,
+)
+from rwkv_edge.runtime.simd.calls import address_of, array_of, call_through_address
 
 # One packed matrix: where it starts in the arena of weights, rows and columns with padding, format,
-# and the address of the kernel that multiplies it.
+# and the addresses of the kernels that multiply it, and a panel of it with many tokens.
 MATRIX = np.dtype(
-    [("offset", "i8"), ("n_rows", "i8"), ("n_columns", "i8"), ("format", "i8"), ("multiply", "i8")]
+    [
+        ("offset", "i8"),
+        ("n_rows", "i8"),
+        ("n_columns", "i8"),
+        ("format", "i8"),
+        ("multiply", "i8"),
+        ("multiply_panel", "i8"),
+    ]
 )
 
 
@@ -46,26 +57,17 @@ KERNELS: dict[PackedFormat, Any] = {
 F32, F16, BF16, Q8_0 = (
     int(f) for f in (PackedFormat.F32, PackedFormat.F16, PackedFormat.BF16, PackedFormat.Q8_0)
 )
+NIBBLES = (PackedFormat.Q4_0, PackedFormat.Q4_0_COLUMNS)
+BYTES = (PackedFormat.Q8_0, PackedFormat.Q8_0_COLUMNS)
 FIRST_QUANTIZED = Q8_0
 FIRST_BY_COLUMNS = int(PackedFormat.Q8_0_COLUMNS)
-
-
-def array_of(element: types.Type, n_dimensions: int) -> types.Array:
-    """A C-contiguous array."""
-    return types.Array(element, n_dimensions, "C")
 
 
 # Those of `matmul`, which every kernel of a format takes.
 ARGUMENTS: tuple[types.Type, ...] = (
     array_of(types.uint8, 1),
     numba.from_dtype(MATRIX),
-    types.NamedTuple(
-        [
-            array_of(t, 2)
-            for t in (types.float32, types.int8, types.int32, types.float32, types.int32)
-        ],
-        Activations,
-    ),
+    ACTIVATIONS_TYPE,
     types.NamedTuple(
         [
             array_of(types.int32, 2),
@@ -84,9 +86,12 @@ ARGUMENTS: tuple[types.Type, ...] = (
 call_kernel = call_through_address(ARGUMENTS)
 
 
-def kernel_address(packed_format: PackedFormat) -> int:
-    """The address for `MATRIX.multiply`; compiles the kernel where no one has."""
-    return address_of(KERNELS[packed_format], ARGUMENTS)
+def kernel_addresses(packed_format: PackedFormat) -> tuple[int, int]:
+    """`MATRIX.multiply` and `multiply_panel`; compiles the kernels where no one has."""
+    multiply = address_of(KERNELS[packed_format], ARGUMENTS)
+    if packed_format in NIBBLES:
+        return multiply, nibble_panel_address()
+    return multiply, byte_panel_address() if packed_format in BYTES else 0
 
 
 @kernel

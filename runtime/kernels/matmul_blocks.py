@@ -14,6 +14,7 @@ from rwkv_edge.runtime.kernels.panel import (
     BLOCK_VECTORS,
     PANEL_BLOCKS,
     PANEL_TOKENS,
+    call_panel,
     scaled,
     store_block,
 )
@@ -40,7 +41,7 @@ def dot_block(empty, dot, w, quads, k):
 
 @inline
 def multiply(
-    unpack, multiply_panel, empty, dot, widen, zero_code, code_bytes,
+    unpack, empty, dot, widen, zero_code, code_bytes,
     weights, matrix, x, n_tokens, y, first_row, last_row, panel,
 ):  # fmt: skip
     """y[token, row] = sum over columns of W[row, column] x[token, column]; y is overwritten.
@@ -64,7 +65,7 @@ def multiply(
                     scales = tile + TILE_BLOCKS * code_bytes + half * SCALE_BYTES
                     w = unpack(weights, codes)
                     store_block(panel, i * BLOCK_BYTES, w, load_f16x16(weights, scales))
-                multiply_panel(panel, 0, n, x, n_tokens, first_block, y, row)
+                call_panel(matrix.multiply_panel, (panel, 0, n, x, n_tokens, first_block, y, row))
             continue
         for token in range(n_tokens):
             total = splat_f32(np.float32(0))

@@ -9,7 +9,6 @@ from rwkv_edge.quant.q4_0 import ZERO_CODE
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
 from rwkv_edge.runtime.kernels.columns import take_nibbles
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply
-from rwkv_edge.runtime.kernels.panel import multiply_nibble_panel
 from rwkv_edge.runtime.simd.arithmetic import high_nibbles, low_nibbles
 from rwkv_edge.runtime.simd.dot_products import dot4_nibbles, nibble_total, no_nibbles
 from rwkv_edge.runtime.simd.memory import load_i8x64
@@ -34,7 +33,7 @@ def unpack(weights, p):
 def matmul_q4_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for Q4_0 weights; see `multiply`."""
     multiply(
-        unpack, multiply_nibble_panel,
+        unpack,
         no_nibbles, dot4_nibbles, nibble_total, ZERO_CODE, CODE_BYTES,
         weights, matrix, x, n_tokens, y, first_row, last_row, panel,
     )  # fmt: skip
@@ -44,7 +43,7 @@ def matmul_q4_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 def matmul_q4_0_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """The same for weights laid out by columns; see `columns.multiply`."""
     multiply_columns(
-        take_nibbles, multiply_nibble_panel,
+        take_nibbles,
         no_nibbles, dot4_nibbles, nibble_total, ZERO_CODE, COLUMN_BYTES,
         weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
     )  # fmt: skip

@@ -8,7 +8,6 @@ from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
 from rwkv_edge.runtime.kernels.columns import take_bytes
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply
-from rwkv_edge.runtime.kernels.panel import multiply_byte_panel
 from rwkv_edge.runtime.simd.dot_products import byte_total, byte_zero_code, dot4, no_bytes
 from rwkv_edge.runtime.simd.memory import load_i8x64
 
@@ -36,7 +35,7 @@ def unpack(weights, p):
 def matmul_q8_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for Q8_0 weights; see `multiply`."""
     multiply(
-        unpack, multiply_byte_panel, no_bytes, dot4, byte_total, byte_zero_code(), CODE_BYTES,
+        unpack, no_bytes, dot4, byte_total, byte_zero_code(), CODE_BYTES,
         weights, matrix, x, n_tokens, y, first_row, last_row, panel,
     )  # fmt: skip
 
@@ -45,6 +44,6 @@ def matmul_q8_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 def matmul_q8_0_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """The same for weights laid out by columns; see `columns.multiply`."""
     multiply_columns(
-        take_bytes, multiply_byte_panel, no_bytes, dot4, byte_total, byte_zero_code(), COLUMN_BYTES,
+        take_bytes, no_bytes, dot4, byte_total, byte_zero_code(), COLUMN_BYTES,
         weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
     )  # fmt: skip

@@ -32,7 +32,7 @@ def atomic_add(typing_context: Any, words: Any, index: Any, amount: Any) -> Any:
     """words[index] += amount; gives what was there before."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", _word(context, builder, sig, args), args[2], "acq_rel")
+        return builder.atomic_rmw("add", _word(context, builder, sig, args), args[2], "seq_cst")
 
     accepted = words.dtype == types.int64
     return (types.int64(words, types.intp, types.int64), codegen) if accepted else None
@@ -43,7 +43,7 @@ def atomic_load(typing_context: Any, words: Any, index: Any) -> Any:
     """words[index], and all that its writer wrote before."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load_atomic(_word(context, builder, sig, args), "acquire", 8)
+        return builder.load_atomic(_word(context, builder, sig, args), "seq_cst", 8)
 
     return (types.int64(words, types.intp), codegen) if words.dtype == types.int64 else None
 

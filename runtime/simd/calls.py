@@ -10,6 +10,11 @@ from numba import types
 from numba.extending import intrinsic
 
 
+def array_of(element: types.Type, n_dimensions: int) -> types.Array:
+    """The type of a C-contiguous array."""
+    return types.Array(element, n_dimensions, "C")
+
+
 def address_of(kernel: Any, arguments: tuple[types.Type, ...]) -> int:
     """Where the machine code of a kernel lies for these types; compiles it, or loads it from disk.
 

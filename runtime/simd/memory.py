@@ -82,6 +82,16 @@ def load_bytes_f32x16(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
+def load_bytes_i32x16(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixteen int32 out of a byte array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(context, builder, sig, args, i32x16.llvm)
+
+    return (i32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
 def load_i8x64(typing_context: Any, array: Any, index: Any) -> Any:
     """Sixty-four bytes."""
 

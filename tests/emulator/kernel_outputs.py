@@ -15,7 +15,7 @@ from rwkv_edge.runtime.kernels.activations import (
 from rwkv_edge.runtime.kernels.columns import list_active, new_active_columns
 from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0, matmul_q4_0_columns
 from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0, matmul_q8_0_columns
-from rwkv_edge.runtime.kernels.panel import PANEL_BYTES
+from rwkv_edge.runtime.kernels.panel import new_panels
 from rwkv_edge.runtime.kernels.wkv7 import wkv7_step
 from tests.runtime.kernels.test_matmul import pack
 
@@ -40,7 +40,7 @@ def outputs() -> dict[str, np.ndarray]:
     quantize_rows(x, N_TOKENS, 0, N_COLUMNS)
     active = new_active_columns(1, N_COLUMNS)
     list_active(x.codes[0], active, 0, 0, N_COLUMNS)
-    panel = np.zeros(PANEL_BYTES, np.uint8)
+    panel = new_panels(1)[0]
     found = {}
     for quant_format, lowest, highest in ((Q4_0, -8, 7), (Q8_0, -127, 127)):
         name = quant_format.__name__

@@ -26,6 +26,7 @@ def register(name):
         ("c4e27a4b0420", 6, 0x1000, 0),  # tilestored [rax], tmm0
         ("c4e2784907", 5, 0x2000, None),  # ldtilecfg [rdi]
         ("c4e278494740", 6, 0x2040, None),  # ldtilecfg [rdi + 64]
+        ("c4c278490400", 6, 0x9000, 0x1000),  # ldtilecfg [r8 + rax]
         ("c4e278490510000000", 9, BEHIND + 16, None),  # ldtilecfg [rip + 16]
     ],
 )

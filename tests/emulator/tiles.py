@@ -61,13 +61,16 @@ class Instruction:
         return 4 if self._without_base() else {0: 0, 1: 1, 2: 4, REGISTER_MODE: 0}[self.mode]
 
     def address(self, register: Register, behind: int) -> int:
-        """Base plus displacement; the index is a stride."""
+        """Base plus displacement, and plus the index where it is no stride."""
         start = SHORTEST + (self._sib is not None)
         displacement = int.from_bytes(self._code[start : self.n_bytes], "little", signed=True)
         if self._without_base():
             return displacement + (behind if self._sib is None else 0)
         low = self.rm if self._sib is None else self._sib & 7
-        return register(REGISTERS[low | self._base_high << 3]) + displacement
+        base = register(REGISTERS[low | self._base_high << 3])
+        if self.opcode == OPCODE_CONFIG and self._sib is not None:
+            base += self.stride(register)
+        return base + displacement
 
     def stride(self, register: Register) -> int:
         """Bytes from row to row: the index times its scale; 4 says that there is none."""

@@ -16,7 +16,7 @@ from rwkv_edge.runtime.kernels.activations import (
 )
 from rwkv_edge.runtime.kernels.columns import list_active, new_active_columns
 from rwkv_edge.runtime.kernels.matmul import MATRIX, matmul
-from rwkv_edge.runtime.kernels.panel import PANEL_BYTES
+from rwkv_edge.runtime.kernels.panel import new_panels
 from rwkv_edge.runtime.team import ThreadTeam
 
 FORMATS = [F32, F16, BF16, Q8_0, Q4_0]
@@ -36,7 +36,7 @@ def pack(weights, quant_format, n_threads=1, by_columns=False):
 
 
 def new_panel():
-    return np.empty(PANEL_BYTES, np.uint8)
+    return new_panels(1)[0]
 
 
 def inputs(values):
