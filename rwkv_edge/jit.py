@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 import numba
-from numba.core import types
 from numba.core.caching import (
     CompileResultCacheImpl,
     FunctionCache,
@@ -289,8 +288,8 @@ def _without_literals(get_call_template: Callable[..., Any]) -> Callable[..., An
 
     def call_template(args: Sequence[Any], kws: Mapping[str, Any]) -> Any:
         return get_call_template(
-            [types.unliteral(kind) for kind in args],
-            {name: types.unliteral(kind) for name, kind in kws.items()},
+            [numba.types.unliteral(kind) for kind in args],
+            {name: numba.types.unliteral(kind) for name, kind in kws.items()},
         )
 
     return call_template

@@ -12,6 +12,7 @@ from rwkv_edge.apps.machine import Machine, inspect_machine
 # Long enough that a prompt goes through in several blocks, and a compiled tokenizer is used.
 WARM_TEXT = "The quick brown fox jumps over the lazy dog. " * 60
 WARM_TOKENS = 70
+SMALL_BUFFER_BYTES = 1 << 20
 
 
 def doctor(
@@ -47,6 +48,8 @@ def compile_kernels(threads: int | None) -> None:
     from rwkv_edge.builtin import checkpoint_path
     from rwkv_edge.converters.convert import convert
     from rwkv_edge.converters.gguf_file import FILE_TYPES
+    from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+    from rwkv_edge.runtime.bandwidth import read_bandwidth
 
     with (
         tempfile.TemporaryDirectory(prefix="rwkv-edge-") as folder,
@@ -60,6 +63,11 @@ def compile_kernels(threads: int | None) -> None:
                 tokens = model.tokenizer.encode(WARM_TEXT)[:WARM_TOKENS]
                 _, state = model.forward(tokens, all_logits=True)
                 model.forward(tokens[:1], state)
+        # What other checkpoints hold, and what `bench` measures with.
+        half = Path(folder) / "half.pth"
+        write_synthetic(half, synthetic_hyperparameters(1, 64, n_vocab=256), dtype="float16")
+        convert(half, half.with_suffix(".gguf"), "F32", threads=threads)
+        read_bandwidth(1, n_bytes=SMALL_BUFFER_BYTES, passes=1)
         progress(len(FILE_TYPES), len(FILE_TYPES))
 
 

@@ -153,6 +153,16 @@ def test_doctor_warm_leaves_kernels_on_disk(run: Run) -> None:
     found = json.loads(run("doctor", "--warm", "--json").out)
     assert found["kernels_compiled"] is True
     assert found["kernel_cache_bytes"] > 0
+    from rwkv_edge import jit
+
+    packages = ("runtime", "converters")
+    files = [file.name for p in packages for file in jit.kernel_cache_path(p).glob("*.nbc")]
+    kept = {name.split("-")[0] for name in files}
+    # The last that a forward pass needs, and what not every model or command needs.
+    assert kept >= {
+        "rwkv7.forward", "longest_match.longest_match", "read_bandwidth.sum_of",
+        "floats.widen_f16", "floats.widen_bf16", "q4_0.encode_q4_0", "q8_0.encode_q8_0",
+    }  # fmt: skip
 
 
 def test_doctor_clears_the_cache(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
