@@ -11,7 +11,7 @@ from rwkv_edge.apps.machine import Machine, inspect_machine
 
 # Long enough that a prompt goes through in several blocks, and a compiled tokenizer is used.
 WARM_TEXT = "The quick brown fox jumps over the lazy dog. " * 60
-WARM_TOKENS = 70
+WARM_TOKENS = 140
 SMALL_BUFFER_BYTES = 1 << 20
 
 

@@ -17,7 +17,7 @@ from rwkv_edge.runtime.team import shared_team
 
 # Tokens that go through the model together in GPT mode: enough that decoding a weight is nothing
 # beside multiplying with it, few enough that a layer's activations stay in the L2 cache.
-BLOCK_TOKENS = 64
+BLOCK_TOKENS = 128
 # Channels of a head are whole vectors.
 HEAD_SIZE_UNIT = 16
 

@@ -18,9 +18,10 @@ from rwkv_edge.runtime.simd.atomics import (
 
 # Words of 8 bytes, two cache lines apart: CPUs fetch lines in pairs.
 ARRIVED, MEETINGS, ABORTED, SLEEPERS, SYNC_WORDS = 0, 16, 32, 48, 64
-# A meeting takes well under a microsecond. Who is 5 to 20 late may have lost its core to another
-# program: ours is then better left to it, which spinning and even yielding would not do.
-SPINS_BEFORE_SLEEP = 300
+# A meeting takes well under a microsecond, but shares of the same work take 5 to 50 more or less,
+# and to be woken costs as much. Who is later still may have lost its core to another program: ours
+# is then better left to it, which spinning and even yielding would not do.
+SPINS_BEFORE_SLEEP = 3000
 
 
 def new_sync() -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
