@@ -48,7 +48,8 @@ def spread_of(name: str, shape: Shape, hp: Rwkv7Hyperparameters, zeros: float = 
     per_input = fan_in**-0.5
     layer_share = (2 * hp.n_layer) ** -0.5
     # Activations before relu have a standard deviation of about one.
-    threshold = NormalDist().inv_cdf(zeros)
+    # All or none would take a threshold at infinity.
+    threshold = NormalDist().inv_cdf(min(max(zeros, 1e-4), 1 - 1e-4))
     table = {
         "emb.weight": Spread(0, 0.3),
         "head.weight": Spread(0, 2 * per_input),

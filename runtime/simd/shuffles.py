@@ -101,8 +101,9 @@ def _transpose_parts(builder: Any, vectors: list[Any]) -> list[Any]:
     for k in range(4):
         part = list(range(n * k, n * (k + 1)))
         other = [lane + 4 * n for lane in part]
-        halves = [_shuffle(builder, *vectors[i : i + 2], part + other) for i in (0, 2)]
-        results.append(_join(builder, *halves))
+        low = _shuffle(builder, vectors[0], vectors[1], part + other)
+        high = _shuffle(builder, vectors[2], vectors[3], part + other)
+        results.append(_join(builder, low, high))
     return results
 
 
