@@ -116,14 +116,14 @@ def multiply_half(
             take, dot, weights, codes_start, half, columns, quads, i, s0, s1, s2, s3
         )
     scales = block_start + 2 * HALF_ROWS * half
-    for_rows(widen(s0), zero_code, weights, scales, x, token, block, y, row)
-    for_rows(widen(s1), zero_code, weights, scales + 32, x, token, block, y, row + 16)
-    for_rows(widen(s2), zero_code, weights, scales + 64, x, token, block, y, row + 32)
-    for_rows(widen(s3), zero_code, weights, scales + 96, x, token, block, y, row + 48)
+    add_scaled(widen(s0), zero_code, weights, scales, x, token, block, y, row)
+    add_scaled(widen(s1), zero_code, weights, scales + 32, x, token, block, y, row + 16)
+    add_scaled(widen(s2), zero_code, weights, scales + 64, x, token, block, y, row + 32)
+    add_scaled(widen(s3), zero_code, weights, scales + 96, x, token, block, y, row + 48)
 
 
 @inline
-def for_rows(product, zero_code, weights, scales, x, token, block, y, row):
+def add_scaled(product, zero_code, weights, scales, x, token, block, y, row):
     """y[row:row + 16] += product, scaled."""
     total = load_f32x16(y, row)
     weight_scales = load_f16x16(weights, scales)

@@ -143,7 +143,7 @@ def pack_nibble_columns(raw, packed, order, group_rows, first_group, last_group)
                 first = row * n_bytes + source + HALF_BYTES
                 low = load_group(raw, first, n_bytes)
                 high = load_group(raw, first + half_rows * n_bytes, n_bytes)
-                for_quads(packed, target, low, high)
+                store_nibble_block(packed, target, low, high)
             else:
                 for p in range(half_rows):
                     low_row = row + order[p]
@@ -158,16 +158,16 @@ def pack_nibble_columns(raw, packed, order, group_rows, first_group, last_group)
 
 
 @inline
-def for_quads(packed, target, low, high):
+def store_nibble_block(packed, target, low, high):
     """All columns of a block of nibbles."""
-    for_columns(packed, target, columns_of(low, 0), columns_of(high, 0))
-    for_columns(packed, target + 256, columns_of(low, 1), columns_of(high, 1))
-    for_columns(packed, target + 512, columns_of(low, 2), columns_of(high, 2))
-    for_columns(packed, target + 768, columns_of(low, 3), columns_of(high, 3))
+    store_nibble_columns(packed, target, columns_of(low, 0), columns_of(high, 0))
+    store_nibble_columns(packed, target + 256, columns_of(low, 1), columns_of(high, 1))
+    store_nibble_columns(packed, target + 512, columns_of(low, 2), columns_of(high, 2))
+    store_nibble_columns(packed, target + 768, columns_of(low, 3), columns_of(high, 3))
 
 
 @inline
-def for_columns(packed, target, low, high):
+def store_nibble_columns(packed, target, low, high):
     """Four bytes of each row: four columns of low nibbles, and four of high ones."""
     store_nibbles(packed, target, low[0], high[0])
     store_nibbles(packed, target + 64, low[1], high[1])

@@ -206,17 +206,17 @@ def multiply_tiles(zero_code, panel, start, n_blocks, x, n_tokens, first_block, 
             n = min(TILE_BLOCKS, n_blocks - i)
             for j in range(0, n, 2):
                 # Two at a time, so that one's products are stored while the other's are made.
-                for_block = start + (i + j) * BLOCK_BYTES
+                block_start = start + (i + j) * BLOCK_BYTES
                 codes = token * codes_stride + (first_block + i + j) * BLOCK
                 tile_zero(0)
                 tile_load(2, x.codes, codes, codes_stride)
-                tile_load(4, panel, for_block, VECTOR_BYTES)
+                tile_load(4, panel, block_start, VECTOR_BYTES)
                 tile_dot_s8_u8(0, 2, 4)
                 tile_store(0, panel, PRODUCTS + j * TILE_BYTES, VECTOR_BYTES)
                 if j + 1 < n:
                     tile_zero(1)
                     tile_load(3, x.codes, codes + BLOCK, codes_stride)
-                    tile_load(5, panel, for_block + BLOCK_BYTES, VECTOR_BYTES)
+                    tile_load(5, panel, block_start + BLOCK_BYTES, VECTOR_BYTES)
                     tile_dot_s8_u8(1, 3, 5)
                     tile_store(1, panel, PRODUCTS + (j + 1) * TILE_BYTES, VECTOR_BYTES)
             for t in range(TILE_TOKENS):

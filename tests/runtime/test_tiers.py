@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rwkv_edge import Model
+from rwkv_edge.builtin import checkpoint_path, heldout_path
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.runtime.simd.cpu import PLAINEST_CPU, present_tiers
@@ -70,6 +71,35 @@ def test_all_tiers_give_the_same_numbers(tmp_path):
     with Model.load(paths[2], backend="reference") as reference:
         wanted, _ = reference.forward(tokens, all_logits=True)
     assert np.abs(best[2] - wanted).max() < 1e-4 * spread
+
+
+PERPLEXITY = """
+import io
+import sys
+from rwkv_edge import Model
+from rwkv_edge.perplexity import measure_perplexity
+with Model.load(sys.argv[1]) as model:
+    print(repr(measure_perplexity(model, io.BytesIO(open(sys.argv[2], "rb").read())).nats))
+"""
+
+
+@pytest.mark.parametrize("weight_type", ["Q4_0", "Q8_0"])
+def test_perplexity_of_the_built_in_model_is_that_of_every_tier(tmp_path, weight_type):
+    convert(checkpoint_path(), tmp_path / "m.gguf", weight_type)
+    (tmp_path / "text").write_bytes(heldout_path().read_bytes()[:6000])
+    nats = {}
+    for tier in present_tiers():
+        found = subprocess.run(
+            [sys.executable, "-c", PERPLEXITY, str(tmp_path / "m.gguf"), str(tmp_path / "text")],
+            env={**os.environ, "RWKV_EDGE_CPU": tier},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        nats[tier] = float(found.stdout)
+    best = nats[present_tiers()[0]]
+    for tier, found in nats.items():
+        assert abs(found / best - 1) < 1e-3, tier
 
 
 def test_a_tier_that_does_not_exist_is_refused_by_name(tmp_path):
