@@ -138,7 +138,9 @@ def test_every_half_widens_exactly():
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     out = np.empty(1 << 16, np.float32)
     widen_halves(halves.view(np.uint8), out)
-    np.testing.assert_array_equal(out, halves.astype(np.float32))
+    with np.errstate(invalid="ignore"):  # some CPUs complain of the signalling ones among the NaNs
+        expected = halves.astype(np.float32)
+    np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(np.signbit(out), np.signbit(halves))
 
 
