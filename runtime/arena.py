@@ -15,7 +15,7 @@ from rwkv_edge.runtime.kernels.columns import GROUP_ROWS
 from rwkv_edge.runtime.kernels.columns import SCALE_BYTES as GROUP_SCALE_BYTES
 from rwkv_edge.runtime.kernels.elementwise import share
 from rwkv_edge.runtime.kernels.matmul import MATRIX, PackedFormat, kernel_addresses
-from rwkv_edge.runtime.kernels.matmul_floats import CHAINS
+from rwkv_edge.runtime.kernels.matmul_floats import COLUMN_STEP
 from rwkv_edge.runtime.kernels.pack import (
     ROWS,
     pack_blocks,
@@ -98,7 +98,7 @@ class Arena:
         elif kind in BY_COLUMNS:
             n_bytes = rows // ROWS * (columns // COLUMN_PADDING) * tile_bytes(CODE_BYTES[kind])
         else:
-            columns = -(-n_columns // CHAINS) * CHAINS
+            columns = -(-n_columns // COLUMN_STEP) * COLUMN_STEP
             n_bytes = rows * columns * tensor.quant_format.block.itemsize
         record: np.void = np.array(
             [(self._end, rows, columns, int(kind), *kernel_addresses(kind))], MATRIX

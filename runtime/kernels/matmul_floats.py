@@ -16,9 +16,9 @@ from rwkv_edge.runtime.simd.memory import (
     store_f32x16,
 )
 
-# Columns are padded to a multiple of this, and as many are summed side by side: one chain of
+# Columns are padded to a multiple of this. Even and odd ones are summed side by side: one chain of
 # fused multiply-adds would wait for itself.
-CHAINS = 4
+COLUMN_STEP = 4
 PREFETCH_BYTES = 2048
 
 
@@ -51,16 +51,17 @@ def multiply(load, element_bytes, weights, matrix, x, n_tokens, y, first_row, la
             token += 4
         while token < n_tokens:
             x0 = x[token]
-            a0 = a1 = a2 = a3 = zero
-            for column in range(0, n_columns, CHAINS):
+            # In the order of the four tokens above, so that both give the same bits.
+            a0 = b0 = zero
+            for column in range(0, n_columns, COLUMN_STEP):
                 p = start + column * step
                 prefetch(weights, p + PREFETCH_BYTES)
                 prefetch(weights, p + PREFETCH_BYTES + 64)
                 a0 = fma(load(weights, p), splat_f32(x0[column]), a0)
-                a1 = fma(load(weights, p + step), splat_f32(x0[column + 1]), a1)
-                a2 = fma(load(weights, p + 2 * step), splat_f32(x0[column + 2]), a2)
-                a3 = fma(load(weights, p + 3 * step), splat_f32(x0[column + 3]), a3)
-            store_f32x16(y[token], row, (a0 + a1) + (a2 + a3))
+                b0 = fma(load(weights, p + step), splat_f32(x0[column + 1]), b0)
+                a0 = fma(load(weights, p + 2 * step), splat_f32(x0[column + 2]), a0)
+                b0 = fma(load(weights, p + 3 * step), splat_f32(x0[column + 3]), b0)
+            store_f32x16(y[token], row, a0 + b0)
             token += 1
 
 
