@@ -12,11 +12,12 @@ from numba.extending import intrinsic
 
 from rwkv_edge.runtime.simd.arithmetic import I32, call_llvm
 from rwkv_edge.runtime.simd.cpu import has
+from rwkv_edge.runtime.simd.shuffles import join, part
 from rwkv_edge.runtime.simd.vector import Vector, i8x64, i16x32, i32x16
 
 # AVX2 and ARM registers.
 I8_X32, I16_X16, I32_X8 = (ir.VectorType(ir.IntType(n), 256 // n) for n in (8, 16, 32))
-I8_X16, I32_X4 = (ir.VectorType(ir.IntType(n), 128 // n) for n in (8, 32))
+I32_X4 = ir.VectorType(I32, 4)
 I16_X32, I32_X32 = (ir.VectorType(ir.IntType(n), 32) for n in (16, 32))
 
 
@@ -125,19 +126,6 @@ def nibble_total(typing_context: Any, total: Any) -> Any:
         return _in_parts(builder, 2, _widen_pairs_avx2, args[0])
 
     return (i32x16(nibble_sums()), codegen) if total == nibble_sums() else None
-
-
-def part(builder: Any, vector: Any, first: int, n_lanes: int) -> Any:
-    """Lanes first to first + n_lanes."""
-    lanes = ir.Constant(ir.VectorType(I32, n_lanes), list(range(first, first + n_lanes)))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), lanes)
-
-
-def join(builder: Any, low: Any, high: Any) -> Any:
-    """Two vectors as one of twice the lanes."""
-    n = 2 * low.type.count
-    lanes = ir.Constant(ir.VectorType(I32, n), list(range(n)))
-    return builder.shuffle_vector(low, high, lanes)
 
 
 def _in_parts(builder: Any, n_parts: int, verb: Any, *vectors: Any) -> Any:

@@ -53,7 +53,7 @@ def load_quads(typing_context: Any, array: Any, index: Any, stride: Any) -> Any:
             rows[-1].align = 1
             position = builder.add(position, args[2])
         while len(rows) > 4:
-            rows = [_join(builder, *rows[i : i + 2]) for i in range(0, len(rows), 2)]
+            rows = [join(builder, *rows[i : i + 2]) for i in range(0, len(rows), 2)]
         # Four rows in each: the k-th quads of all four side by side.
         order = [4 * row + k for k in range(4) for row in range(4)]
         rows = [_shuffle(builder, row, row, order) for row in rows]
@@ -90,7 +90,13 @@ def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
-def _join(builder: Any, a: Any, b: Any) -> Any:
+def part(builder: Any, vector: Any, first: int, n_lanes: int) -> Any:
+    """Lanes first to first + n_lanes."""
+    return _shuffle(builder, vector, vector, list(range(first, first + n_lanes)))
+
+
+def join(builder: Any, a: Any, b: Any) -> Any:
+    """Two vectors as one of twice the lanes."""
     return _shuffle(builder, a, b, list(range(2 * a.type.count)))
 
 
@@ -103,7 +109,7 @@ def _transpose_parts(builder: Any, vectors: list[Any]) -> list[Any]:
         other = [lane + 4 * n for lane in part]
         low = _shuffle(builder, vectors[0], vectors[1], part + other)
         high = _shuffle(builder, vectors[2], vectors[3], part + other)
-        results.append(_join(builder, low, high))
+        results.append(join(builder, low, high))
     return results
 
 
