@@ -7,14 +7,21 @@ meet where one needs what another computed. One token and many follow the same l
 
 import numpy as np
 
-from rwkv_edge.jit import inline, kernel
+from rwkv_edge.jit import kernel
+from rwkv_edge.runtime.arch.layers import (
+    channel_mix,
+    embed,
+    head,
+    multiply_rows,
+    multiply_share,
+    quantize_for,
+    shift_and_lerp,
+    wkv_state,
+)
 from rwkv_edge.runtime.arch.rwkv7_weights import (
     A0,
     A1,
     A2,
-    FFN_KEY,
-    FFN_VALUE,
-    FFN_X_K,
     G1,
     G2,
     HIDDEN_A,
@@ -31,19 +38,9 @@ from rwkv_edge.runtime.arch.rwkv7_weights import (
     K_K,
     KEY,
     KK_A,
-    LN0_B,
-    LN0_W,
-    LN1_B,
-    LN1_W,
-    LN2_B,
-    LN2_W,
-    LN_OUT_B,
-    LN_OUT_W,
     LN_X_B,
     LN_X_W,
     MINUS_KK,
-    NORMED,
-    OUT,
     OUTPUT,
     R_K,
     RECEPTANCE,
@@ -60,101 +57,24 @@ from rwkv_edge.runtime.arch.rwkv7_weights import (
     X_R,
     A,
     G,
-    K,
-    R,
-    V,
     W,
-    X,
     Y,
 )
-from rwkv_edge.runtime.kernels.activations import quantize_rows, slot
+from rwkv_edge.runtime.arch.weights import LN1_B, LN1_W, NORMED, OUT, K, R, V, X
+from rwkv_edge.runtime.kernels.activations import slot
 from rwkv_edge.runtime.kernels.barrier import meet
-from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, list_active
-from rwkv_edge.runtime.kernels.elementwise import (
-    add,
-    copy,
-    dot,
-    lerp,
-    relu_squared,
-    share,
-    sigmoid,
-    tanh,
-)
-from rwkv_edge.runtime.kernels.embedding import decode_row
-from rwkv_edge.runtime.kernels.matmul import (
-    matmul,
-    reads_columns,
-    takes_codes,
-)
+from rwkv_edge.runtime.kernels.elementwise import add, copy, dot, share, sigmoid, tanh
 from rwkv_edge.runtime.kernels.norms import group_norm, layer_norm
-from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
 from rwkv_edge.runtime.kernels.wkv7 import wkv7_step
 from rwkv_edge.runtime.simd.arithmetic import fma, horizontal_sum, splat_f32
 from rwkv_edge.runtime.simd.functions import exp_f32x16, sigmoid_f32x16
-from rwkv_edge.runtime.simd.memory import floats_at, load_f32x16, store_f32x16
+from rwkv_edge.runtime.simd.memory import load_f32x16, store_f32x16
 
-# Rows are shared out by blocks of quantized activations, so that no two threads meet in one.
-ROW_UNIT = 32
 # decay = exp(-exp(-0.5) * sigmoid(...)), between 0.545 and 1.
 MINUS_EXP_HALF = np.float32(-np.exp(-0.5))
 # The L2 norm of kk is divided by no less than this.
 MIN_NORM = np.float32(1e-12)
 ONE = np.float32(1)
-
-
-@inline
-def state_arrays(address, n_layer, n_head, head_size):
-    """Views of one state: att_x (L, C), wkv (L, H, key, value), ffn_x (L, C)."""
-    n_embd = n_head * head_size
-    n_shift = n_layer * n_embd * 4
-    wkv_address = address + n_shift
-    ffn_address = wkv_address + n_shift * head_size
-    att_x = floats_at(address, (n_layer, n_embd))
-    shape = (n_layer, n_head, head_size, head_size)
-    wkv = floats_at(wkv_address, shape)
-    ffn_x = floats_at(ffn_address, (n_layer, n_embd))
-    return att_x, wkv, ffn_x
-
-
-@kernel
-def multiply_share(arena, matrix, x, n_tokens, y, s, thread, n_threads):
-    """y = x W^T in this thread's share of the rows; gives (first, last) of it. s: the scratch."""
-    unit = GROUP_ROWS if reads_columns(matrix) else ROW_UNIT
-    first, last = share(matrix.n_rows, unit, thread, n_threads)
-    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
-    return first, last
-
-
-@kernel
-def multiply_rows(arena, matrix, x, n_tokens, y, s, thread, first, last):
-    """y = x W^T in the rows first to last. s: the scratch."""
-    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
-
-
-@kernel
-def embed(embedding, embedding_format, ends, tokens, x, thread, n_threads):
-    """x = layer norm 0 of the embedding; tokens are dealt out to the threads."""
-    n_embd = ends.shape[1]
-    for t in range(thread, tokens.size, n_threads):
-        decode_row(embedding[tokens[t]], embedding_format, x[t], n_embd)
-        layer_norm(x[t], ends[LN0_W], ends[LN0_B], x[t], 0, n_embd)
-
-
-@kernel
-def quantize_for(matrix, x, n_tokens, first, last):
-    """Prepare columns first to last for the matrix that multiplies them, if that takes codes."""
-    if takes_codes(matrix):
-        quantize_rows(x, n_tokens, first, last)
-
-
-@kernel
-def shift_and_lerp(x, x_state, lerps, mixed, start, stop, first, last):
-    """mixed[i] = x + (x_previous - x) lerps[i] for one sequence; x_state takes its last x."""
-    for t in range(start, stop):
-        previous = x_state if t == start else x[t - 1]
-        for i in range(lerps.shape[0]):
-            lerp(x[t], previous, lerps[i], mixed[i, t], first, last)
-    copy(x[stop - 1], x_state, first, last)
 
 
 @kernel
@@ -270,7 +190,7 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         layer_norm(rows[X, t], p[LN1_W], p[LN1_B], rows[NORMED, t], first, last)
     lerps = p[X_R : X_G + 1]
     for q in range(batch.states.size):
-        att_x, _, _ = state_arrays(batch.states[q], n_layer, n_head, head_size)
+        att_x, _ = wkv_state(batch.states[q], n_layer, n_head, head_size)
         start, stop = batch.starts[q], batch.starts[q + 1]
         shift_and_lerp(rows[NORMED], att_x[layer], lerps, mixed.values, start, stop, first, last)
     quantize_for(m[RECEPTANCE], slot(mixed, IN_R), n_tokens, first, last)
@@ -304,7 +224,7 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
             v_first, v_mix = rows[V_FIRST, t], rows[V_MIX, t]
             mix_in_first_value(rows[V, t], v_first, v_mix, p[V0], first, last)
     for q in range(batch.states.size):
-        _, wkv, _ = state_arrays(batch.states[q], n_layer, n_head, head_size)
+        _, wkv = wkv_state(batch.states[q], n_layer, n_head, head_size)
         start, stop = batch.starts[q], batch.starts[q + 1]
         for h in range(first // head_size, last // head_size):
             j = h * head_size
@@ -321,64 +241,6 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
 
 
 @kernel
-def channel_mix(weights, s, batch, layer, sync, thread, n_threads):
-    """x += value relu(key x_k) ** 2 with x_k lerped from layer_norm(x); advances ffn_x."""
-    arena, m, p = weights.arena, weights.matrices[layer], weights.vectors[layer]
-    n_layer, head_size = weights.vectors.shape[0], weights.head_size
-    n_tokens, n_embd = batch.tokens.size, p.shape[1]
-    rows, mixed, hidden = s.rows, s.mixed, s.ffn_hidden
-    first, last = share(n_embd, weights.head_unit, thread, n_threads)
-
-    for t in range(n_tokens):
-        layer_norm(rows[X, t], p[LN2_W], p[LN2_B], rows[NORMED, t], first, last)
-    lerps = p[FFN_X_K : FFN_X_K + 1]
-    for q in range(batch.states.size):
-        _, _, ffn_x = state_arrays(batch.states[q], n_layer, n_embd // head_size, head_size)
-        start, stop = batch.starts[q], batch.starts[q + 1]
-        x_k = mixed.values[IN_K : IN_K + 1]
-        shift_and_lerp(rows[NORMED], ffn_x[layer], lerps, x_k, start, stop, first, last)
-    quantize_for(m[FFN_KEY], slot(mixed, IN_K), n_tokens, first, last)
-    meet(sync, n_threads)
-
-    k = hidden.values[0]
-    first, last = multiply_share(
-        arena, m[FFN_KEY], slot(mixed, IN_K), n_tokens, k, s, thread, n_threads
-    )
-    for t in range(n_tokens):
-        relu_squared(k[t], first, last)
-    quantize_for(m[FFN_VALUE], slot(hidden, 0), n_tokens, first, last)
-    if reads_columns(m[FFN_VALUE]) and n_tokens < PANEL_TOKENS:
-        for t in range(n_tokens):
-            list_active(hidden.codes[0, t], s.active, t, first, last)
-    meet(sync, n_threads)
-
-    first, last = multiply_share(
-        arena, m[FFN_VALUE], slot(hidden, 0), n_tokens, rows[OUT], s, thread, n_threads
-    )
-    for t in range(n_tokens):
-        add(rows[X, t], rows[OUT, t], first, last)
-    meet(sync, n_threads)
-
-
-@kernel
-def head(weights, s, batch, sync, thread, n_threads):
-    """logits = head(layer_norm(x)) for the tokens that are asked for."""
-    n_rows, n_embd = batch.logit_rows.size, weights.ends.shape[1]
-    if n_rows == 0:
-        return
-    first, last = share(n_embd, weights.head_unit, thread, n_threads)
-    scale, bias = weights.ends[LN_OUT_W], weights.ends[LN_OUT_B]
-    for n in range(n_rows):
-        row = s.rows[X, batch.logit_rows[n]]
-        layer_norm(row, scale, bias, s.mixed.values[IN_K, n], first, last)
-    matrix = weights.head[0]
-    quantize_for(matrix, slot(s.mixed, IN_K), n_rows, first, last)
-    meet(sync, n_threads)
-    x, y = slot(s.mixed, IN_K), batch.logits
-    multiply_share(weights.arena, matrix, x, n_rows, y, s, thread, n_threads)
-
-
-@kernel
 def forward(weights, scratch, batch, sync, thread, n_threads):
     """One block through the model: states advance, logits are written. False without all threads.
 
@@ -387,9 +249,7 @@ def forward(weights, scratch, batch, sync, thread, n_threads):
     """
     if not meet(sync, n_threads):
         return False
-    x = scratch.rows[X]
-    embedding, embedding_format = weights.embedding, weights.embedding_format
-    embed(embedding, embedding_format, weights.ends, batch.tokens, x, thread, n_threads)
+    embed(weights, batch.tokens, scratch.rows[X], thread, n_threads)
     meet(sync, n_threads)
     for layer in range(weights.vectors.shape[0]):
         time_mix(weights, scratch, batch, layer, sync, thread, n_threads)

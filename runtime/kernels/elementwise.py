@@ -32,6 +32,13 @@ def add(x, y, first, last):
 
 
 @kernel
+def add_product(x, y, z, first, last):
+    """x += y * z."""
+    for j in range(first, last, 16):
+        store_f32x16(x, j, fma(load_f32x16(y, j), load_f32x16(z, j), load_f32x16(x, j)))
+
+
+@kernel
 def lerp(x, previous, mu, out, first, last):
     """out = x + (previous - x) * mu."""
     for j in range(first, last, 16):

@@ -36,7 +36,7 @@ def test_torch_loads_it(tmp_path: Path, tiny: Rwkv7Hyperparameters, dtype: str) 
 
 def test_layer_0_values_are_there_if_asked_for(tmp_path: Path, tiny: Rwkv7Hyperparameters) -> None:
     for wanted in (False, True):
-        write_synthetic(tmp_path / "m.pth", tiny, layer_0_values=wanted)
+        write_synthetic(tmp_path / "m.pth", tiny, unused=wanted)
         with open_checkpoint(tmp_path / "m.pth") as checkpoint:
             for name in ("v0", "v1", "v2"):
                 assert (f"blocks.0.att.{name}" in checkpoint.names()) is wanted

@@ -8,7 +8,7 @@ from rwkv_edge.arch.rwkv7 import LERPS, Rwkv7Hyperparameters
 from rwkv_edge.converters.arch.base import Padding, Source
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.checkpoints import open_checkpoint
-from rwkv_edge.converters.synthetic import checkpoint_shapes
+from rwkv_edge.converters.synthetic.rwkv7 import SyntheticRwkv7
 from rwkv_edge.errors import FormatError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -17,7 +17,7 @@ READER = Rwkv7Reader()
 
 @pytest.fixture
 def shapes(tiny: Rwkv7Hyperparameters) -> Shapes:
-    return checkpoint_shapes(tiny, layer_0_values=False)
+    return SyntheticRwkv7().shapes(tiny)
 
 
 def test_hyperparameters_are_read_off_the_shapes(
@@ -28,7 +28,7 @@ def test_hyperparameters_are_read_off_the_shapes(
 
 @pytest.mark.parametrize("layer_0_values", [False, True])
 def test_layer_0_may_hold_a_value_mix(tiny: Rwkv7Hyperparameters, layer_0_values: bool) -> None:
-    assert READER.check(checkpoint_shapes(tiny, layer_0_values)) == tiny
+    assert READER.check(SyntheticRwkv7().shapes(tiny, layer_0_values)) == tiny
 
 
 def test_every_tensor_of_the_gguf_has_a_source(tiny: Rwkv7Hyperparameters) -> None:
@@ -89,7 +89,7 @@ def test_a_head_size_that_does_not_divide_the_width_is_refused(shapes: Shapes) -
 
 def test_one_layer_is_enough(tiny: Rwkv7Hyperparameters) -> None:
     one = Rwkv7Hyperparameters(**{**vars(tiny), "n_layer": 1, "value_rank": tiny.iclr_rank})
-    assert READER.check(checkpoint_shapes(one, layer_0_values=False)) == one
+    assert READER.check(SyntheticRwkv7().shapes(one)) == one
 
 
 def test_sources_give_what_llama_cpp_wants(tiny_pth, tiny: Rwkv7Hyperparameters) -> None:  # type: ignore[no-untyped-def]

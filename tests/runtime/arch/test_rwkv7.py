@@ -29,7 +29,7 @@ def write_random(path, name, layer_0_values):
     hyperparameters = synthetic_hyperparameters(
         n_layer, n_embd, n_ffn=n_ffn, n_vocab=256, ranks=ranks
     )
-    write_synthetic(path, hyperparameters, seed=11, layer_0_values=layer_0_values)
+    write_synthetic(path, hyperparameters, seed=11, unused=layer_0_values)
 
 
 def check(path, backend, tokens, wanted):

@@ -1,0 +1,191 @@
+"""What several versions of RWKV share: embedding, token shift, channel mixes, head.
+
+Kernels are run by every thread of a team at once; each thread takes its share of rows or
+channels, and they meet where one needs what another computed. One token and many follow the same
+lines.
+"""
+
+from rwkv_edge.jit import inline, kernel
+from rwkv_edge.runtime.arch.weights import (
+    FFN_KEY,
+    FFN_RECEPTANCE,
+    FFN_VALUE,
+    FFN_X_K,
+    LN0_B,
+    LN0_W,
+    LN2_B,
+    LN2_W,
+    LN_OUT_B,
+    LN_OUT_W,
+    NORMED,
+    OUT,
+    R,
+    X,
+)
+from rwkv_edge.runtime.kernels.activations import quantize_rows, slot
+from rwkv_edge.runtime.kernels.barrier import meet
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, list_active
+from rwkv_edge.runtime.kernels.elementwise import (
+    add,
+    add_product,
+    copy,
+    lerp,
+    relu_squared,
+    share,
+    sigmoid,
+)
+from rwkv_edge.runtime.kernels.embedding import decode_row
+from rwkv_edge.runtime.kernels.matmul import matmul, reads_columns, takes_codes
+from rwkv_edge.runtime.kernels.norms import layer_norm
+from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
+from rwkv_edge.runtime.simd.memory import floats_at
+
+# Rows are shared out by blocks of quantized activations, so that no two threads meet in one.
+ROW_UNIT = 32
+# Slots of `Scratch.mixed` that the channel mix and the head use, which come after the time mix.
+IN_FFN_K, IN_FFN_R = range(2)
+IN_HEAD = 0
+
+
+@inline
+def wkv_state(address, n_layer, n_head, head_size):
+    """Views of a state with a matrix for each head: att_x (L, C), wkv (L, H, key, value)."""
+    n_embd = n_head * head_size
+    att_x = floats_at(address, (n_layer, n_embd))
+    shape = (n_layer, n_head, head_size, head_size)
+    return att_x, floats_at(address + n_layer * n_embd * 4, shape)
+
+
+@kernel
+def multiply_share(arena, matrix, x, n_tokens, y, s, thread, n_threads):
+    """y = x W^T in this thread's share of the rows; gives (first, last) of it. s: the scratch."""
+    unit = GROUP_ROWS if reads_columns(matrix) else ROW_UNIT
+    first, last = share(matrix.n_rows, unit, thread, n_threads)
+    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
+    return first, last
+
+
+@kernel
+def multiply_rows(arena, matrix, x, n_tokens, y, s, thread, first, last):
+    """y = x W^T in the rows first to last. s: the scratch."""
+    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
+
+
+@kernel
+def embed(weights, tokens, x, thread, n_threads):
+    """x = layer norm 0 of the embedding; tokens are dealt out to the threads."""
+    ends, n_embd = weights.ends, weights.ends.shape[1]
+    for t in range(thread, tokens.size, n_threads):
+        decode_row(weights.embedding[tokens[t]], weights.embedding_format, x[t], n_embd)
+        layer_norm(x[t], ends[LN0_W], ends[LN0_B], x[t], 0, n_embd)
+
+
+@kernel
+def quantize_for(matrix, x, n_tokens, first, last):
+    """Prepare columns first to last for the matrix that multiplies them, if that takes codes."""
+    if takes_codes(matrix):
+        quantize_rows(x, n_tokens, first, last)
+
+
+@kernel
+def shift_and_lerp(x, x_state, lerps, mixed, start, stop, first, last):
+    """mixed[i] = x + (x_previous - x) lerps[i] for one sequence; x_state takes its last x."""
+    for t in range(start, stop):
+        previous = x_state if t == start else x[t - 1]
+        for i in range(lerps.shape[0]):
+            lerp(x[t], previous, lerps[i], mixed[i, t], first, last)
+    copy(x[stop - 1], x_state, first, last)
+
+
+@kernel
+def mix_into_ffn(weights, s, batch, layer, n_mixed, first, last):
+    """x_k, and x_r where there are two, lerped from layer_norm(x); advances ffn_x."""
+    p = weights.vectors[layer]
+    n_layer, n_embd = weights.vectors.shape[0], p.shape[1]
+    for t in range(batch.tokens.size):
+        layer_norm(s.rows[X, t], p[LN2_W], p[LN2_B], s.rows[NORMED, t], first, last)
+    lerps, mixed = p[FFN_X_K : FFN_X_K + n_mixed], s.mixed.values[IN_FFN_K : IN_FFN_K + n_mixed]
+    for q in range(batch.states.size):
+        ffn_x = floats_at(batch.states[q] + weights.ffn_offset, (n_layer, n_embd))[layer]
+        start, stop = batch.starts[q], batch.starts[q + 1]
+        shift_and_lerp(s.rows[NORMED], ffn_x, lerps, mixed, start, stop, first, last)
+
+
+@kernel
+def ffn_hidden(weights, s, layer, n_tokens, thread, n_threads):
+    """relu(key x_k) ** 2 in this thread's share, and which of it is not zero."""
+    arena, m, hidden = weights.arena, weights.matrices[layer], s.ffn_hidden
+    k = hidden.values[0]
+    x_k = slot(s.mixed, IN_FFN_K)
+    first, last = multiply_share(arena, m[FFN_KEY], x_k, n_tokens, k, s, thread, n_threads)
+    for t in range(n_tokens):
+        relu_squared(k[t], first, last)
+    quantize_for(m[FFN_VALUE], slot(hidden, 0), n_tokens, first, last)
+    if reads_columns(m[FFN_VALUE]) and n_tokens < PANEL_TOKENS:
+        for t in range(n_tokens):
+            list_active(hidden.codes[0, t], s.active, t, first, last)
+
+
+@kernel
+def channel_mix(weights, s, batch, layer, sync, thread, n_threads):
+    """x += value relu(key x_k) ** 2 with x_k lerped from layer_norm(x); advances ffn_x."""
+    arena, m, rows = weights.arena, weights.matrices[layer], s.rows
+    n_tokens, n_embd = batch.tokens.size, weights.vectors.shape[2]
+    first, last = share(n_embd, weights.head_unit, thread, n_threads)
+    mix_into_ffn(weights, s, batch, layer, 1, first, last)
+    quantize_for(m[FFN_KEY], slot(s.mixed, IN_FFN_K), n_tokens, first, last)
+    meet(sync, n_threads)
+
+    ffn_hidden(weights, s, layer, n_tokens, thread, n_threads)
+    meet(sync, n_threads)
+
+    k = slot(s.ffn_hidden, 0)
+    first, last = multiply_share(arena, m[FFN_VALUE], k, n_tokens, rows[OUT], s, thread, n_threads)
+    for t in range(n_tokens):
+        add(rows[X, t], rows[OUT, t], first, last)
+    meet(sync, n_threads)
+
+
+@kernel
+def gated_channel_mix(weights, s, batch, layer, sync, thread, n_threads):
+    """x += sigmoid(receptance x_r) (value relu(key x_k) ** 2); advances ffn_x. RWKV-4 to 6."""
+    arena, m, rows = weights.arena, weights.matrices[layer], s.rows
+    n_tokens, n_embd = batch.tokens.size, weights.vectors.shape[2]
+    first, last = share(n_embd, weights.head_unit, thread, n_threads)
+    mix_into_ffn(weights, s, batch, layer, 2, first, last)
+    quantize_for(m[FFN_KEY], slot(s.mixed, IN_FFN_K), n_tokens, first, last)
+    quantize_for(m[FFN_RECEPTANCE], slot(s.mixed, IN_FFN_R), n_tokens, first, last)
+    meet(sync, n_threads)
+
+    x_r = slot(s.mixed, IN_FFN_R)
+    first, last = multiply_share(
+        arena, m[FFN_RECEPTANCE], x_r, n_tokens, rows[R], s, thread, n_threads
+    )
+    for t in range(n_tokens):
+        sigmoid(rows[R, t], first, last)
+    ffn_hidden(weights, s, layer, n_tokens, thread, n_threads)
+    meet(sync, n_threads)
+
+    k = slot(s.ffn_hidden, 0)
+    first, last = multiply_share(arena, m[FFN_VALUE], k, n_tokens, rows[OUT], s, thread, n_threads)
+    for t in range(n_tokens):
+        add_product(rows[X, t], rows[R, t], rows[OUT, t], first, last)
+    meet(sync, n_threads)
+
+
+@kernel
+def head(weights, s, batch, sync, thread, n_threads):
+    """logits = head(layer_norm(x)) for the tokens that are asked for."""
+    n_rows, n_embd = batch.logit_rows.size, weights.ends.shape[1]
+    if n_rows == 0:
+        return
+    first, last = share(n_embd, weights.head_unit, thread, n_threads)
+    scale, bias = weights.ends[LN_OUT_W], weights.ends[LN_OUT_B]
+    for n in range(n_rows):
+        row = s.rows[X, batch.logit_rows[n]]
+        layer_norm(row, scale, bias, s.mixed.values[IN_HEAD, n], first, last)
+    matrix = weights.head[0]
+    quantize_for(matrix, slot(s.mixed, IN_HEAD), n_rows, first, last)
+    meet(sync, n_threads)
+    x, y = slot(s.mixed, IN_HEAD), batch.logits
+    multiply_share(weights.arena, matrix, x, n_rows, y, s, thread, n_threads)

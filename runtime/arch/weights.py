@@ -1,0 +1,171 @@
+"""Weights and scratch as the kernels of every version see them: arrays with named places."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rwkv_edge.arch import architecture_of
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.model_file import ModelFile
+from rwkv_edge.runtime.arena import Arena, packed_format
+from rwkv_edge.runtime.kernels.activations import BLOCK, Activations, new_activations
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, ActiveColumns, new_active_columns
+from rwkv_edge.runtime.kernels.matmul import MATRIX
+from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS, new_panels
+from rwkv_edge.runtime.team import ThreadTeam
+
+Float32Array = npt.NDArray[np.float32]
+
+# Every version's matrices of a layer begin with these, in the order of `Weights.matrices`; names
+# are those of a GGUF without `.weight`.
+SHARED_MATRICES = ("channel_mix_key", "channel_mix_value")
+FFN_KEY, FFN_VALUE = range(len(SHARED_MATRICES))
+# The matrix whose inputs are mostly zero, after relu².
+SPARSE_INPUTS = "channel_mix_value"
+# Every version's vectors of a layer begin with these, in the order of `Weights.vectors`.
+SHARED_VECTORS = (
+    "attn_norm.weight",
+    "attn_norm.bias",
+    "attn_norm_2.weight",
+    "attn_norm_2.bias",
+    "channel_mix_lerp_k.weight",
+)
+LN1_W, LN1_B, LN2_W, LN2_B, FFN_X_K = range(len(SHARED_VECTORS))
+# Those whose channel mix has a receptance, RWKV-4 to 6, go on with these.
+GATED_MATRICES = (*SHARED_MATRICES, "channel_mix_receptance")
+FFN_RECEPTANCE = len(SHARED_MATRICES)
+GATED_VECTORS = (*SHARED_VECTORS, "channel_mix_lerp_r.weight")
+FFN_X_R = len(SHARED_VECTORS)
+# Vectors outside the layers, in the order of `Weights.ends`.
+END_NAMES = (
+    "token_embd_norm.weight",
+    "token_embd_norm.bias",
+    "output_norm.weight",
+    "output_norm.bias",
+)
+LN0_W, LN0_B, LN_OUT_W, LN_OUT_B = range(len(END_NAMES))
+
+
+class Weights(NamedTuple):
+    """Packed weights. C is n_embd, L is n_layer.
+
+    arena: bytes that all matrices lie in. matrices: (L, M) and head: (1,), records of `MATRIX`.
+    vectors: (L, N, C), ends: (4, C) float32. embedding: (n_vocab, bytes of a row) of the mapped
+    file, in the format embedding_format. head_unit: channels are shared out by this many.
+    ffn_offset: bytes from the beginning of a state to its ffn_x. rescale_every: x is halved after
+    every so many layers, 0 for never.
+    """
+
+    arena: npt.NDArray[np.uint8]
+    matrices: npt.NDArray[np.void]
+    head: npt.NDArray[np.void]
+    vectors: Float32Array
+    ends: Float32Array
+    embedding: npt.NDArray[np.uint8]
+    embedding_format: int
+    head_size: int
+    head_unit: int
+    ffn_offset: int
+    rescale_every: int
+
+
+# Every version's `Scratch.rows` begin with these: the residual stream, its layer norm, what a
+# mix adds to it, and three terms of the equations.
+SHARED_ROWS = 6
+X, NORMED, OUT, R, K, V = range(SHARED_ROWS)
+
+
+class Scratch(NamedTuple):
+    """Everything a block of T tokens needs besides weights and states.
+
+    Few arrays with many slots, because every array is seven numbers in each call of a kernel.
+    rows: (rows, T, C padded to whole groups) float32; mixed: slots of (T, C); hidden: of (T, rank);
+    ffn_hidden: one of (T, n_ffn), and active which of its columns are not zero. panels: one for
+    each thread.
+    """
+
+    rows: Float32Array
+    mixed: Activations
+    hidden: Activations
+    ffn_hidden: Activations
+    active: ActiveColumns
+    panels: npt.NDArray[np.uint8]
+
+
+def new_scratch(
+    hyperparameters: Hyperparameters,
+    n_tokens: int,
+    n_threads: int,
+    *,
+    n_rows: int,
+    n_mixed: int,
+    n_hidden: int = 1,
+    max_rank: int = BLOCK,
+) -> Scratch:
+    """Room for blocks of up to `n_tokens`, with so many rows and slots."""
+    hp = hyperparameters
+    return Scratch(
+        rows=np.zeros((n_rows, n_tokens, -(-hp.n_embd // GROUP_ROWS) * GROUP_ROWS), np.float32),
+        mixed=new_activations(n_mixed, n_tokens, hp.n_embd),
+        hidden=new_activations(n_hidden, n_tokens, max_rank),
+        ffn_hidden=new_activations(1, n_tokens, hp.n_ffn),
+        active=new_active_columns(PANEL_TOKENS - 1, hp.n_ffn),
+        panels=new_panels(n_threads),
+    )
+
+
+def load_weights(
+    model: ModelFile,
+    team: ThreadTeam,
+    matrix_names: Sequence[str],
+    vector_names: Sequence[str],
+    *,
+    rescale_every: int = 0,
+) -> Weights:
+    """Pack the matrices of a checked file into one arena, and copy its vectors.
+
+    The names are those of one layer; a tensor of several rows of C stands for as many vectors.
+    """
+    hp = model.hyperparameters
+    names = [f"blk.{layer}.{name}.weight" for layer in range(hp.n_layer) for name in matrix_names]
+    arena = Arena(
+        [model.tensor(name) for name in [*names, "output.weight"]],
+        sparse_inputs={name for name in names if name.endswith(f"{SPARSE_INPUTS}.weight")},
+    )
+    arena.pack(team, release_pages=model.gguf.release_pages)
+    matrices = np.array([arena.matrices[name] for name in names], MATRIX)
+    embedding = model.tensor("token_embd.weight")
+    return Weights(
+        arena=arena.weights,
+        matrices=matrices.reshape(hp.n_layer, len(matrix_names)),
+        head=np.array([arena.matrices["output.weight"]], MATRIX),
+        vectors=np.stack(
+            [layer_vectors(model, layer, vector_names) for layer in range(hp.n_layer)]
+        ),
+        ends=np.stack([model.tensor(name).decode().reshape(-1) for name in END_NAMES]),
+        embedding=embedding.raw,
+        embedding_format=int(packed_format(embedding.quant_format)),
+        head_size=hp.head_size,
+        head_unit=math.lcm(hp.head_size, BLOCK),
+        ffn_offset=offset_in_state(hp, "ffn_x"),
+        rescale_every=rescale_every,
+    )
+
+
+def layer_vectors(model: ModelFile, layer: int, vector_names: Sequence[str]) -> Float32Array:
+    """(N, C): the vectors of one layer, in the order of their names."""
+    n_embd = model.hyperparameters.n_embd
+    rows = [
+        model.tensor(f"blk.{layer}.{name}").decode().reshape(-1, n_embd) for name in vector_names
+    ]
+    return np.concatenate(rows)
+
+
+def offset_in_state(hyperparameters: Hyperparameters, array: str) -> int:
+    """Bytes before an array of a state, whose arrays lie one after the other."""
+    shapes = architecture_of(hyperparameters.version).state_shapes(hyperparameters)
+    before = list(shapes)[: list(shapes).index(array)]
+    return sum(math.prod(shapes[name]) for name in before) * np.dtype(np.float32).itemsize
