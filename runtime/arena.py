@@ -15,7 +15,7 @@ from rwkv_edge.runtime.kernels.columns import GROUP_ROWS
 from rwkv_edge.runtime.kernels.columns import SCALE_BYTES as GROUP_SCALE_BYTES
 from rwkv_edge.runtime.kernels.elementwise import share
 from rwkv_edge.runtime.kernels.matmul import MATRIX, PackedFormat, kernel_addresses
-from rwkv_edge.runtime.kernels.matmul_floats import COLUMN_STEP
+from rwkv_edge.runtime.kernels.matmul_floats import COLUMN_GROUP_ROWS, COLUMN_STEP
 from rwkv_edge.runtime.kernels.pack import (
     ROWS,
     pack_blocks,
@@ -43,7 +43,11 @@ PACKED_FORMATS: dict[type[QuantFormat], PackedFormat] = {
 BY_COLUMNS: dict[PackedFormat, PackedFormat] = {
     PackedFormat.Q8_0: PackedFormat.Q8_0_COLUMNS,
     PackedFormat.Q4_0: PackedFormat.Q4_0_COLUMNS,
+    PackedFormat.F32: PackedFormat.F32_COLUMNS,
+    PackedFormat.F16: PackedFormat.F16_COLUMNS,
+    PackedFormat.BF16: PackedFormat.BF16_COLUMNS,
 }
+QUANTIZED_COLUMNS = (PackedFormat.Q8_0_COLUMNS, PackedFormat.Q4_0_COLUMNS)
 # Bytes of the codes of one packed block of 16 rows, or of one column of 128 rows.
 CODE_BYTES: dict[PackedFormat, int] = {
     PackedFormat.Q8_0: matmul_q8_0.CODE_BYTES,
@@ -67,8 +71,7 @@ def packed_format(quant_format: type[QuantFormat]) -> PackedFormat:
 class Arena:
     """Packed matrices by tensor name: `weights` (bytes) and `matrices` (records of `MATRIX`).
 
-    sparse_inputs: names of those whose inputs are mostly zero: laid out by columns where their
-    format can be.
+    sparse_inputs: names of those whose inputs are mostly zero: laid out by columns.
     """
 
     def __init__(self, tensors: Sequence[GgufTensor], sparse_inputs: Collection[str] = ()) -> None:
@@ -78,7 +81,7 @@ class Arena:
         for tensor in self._tensors:
             kind = packed_format(tensor.quant_format)
             if tensor.name in sparse_inputs:
-                kind = BY_COLUMNS.get(kind, kind)
+                kind = BY_COLUMNS[kind]
             self.matrices[tensor.name] = self._place(tensor, kind)
         # A prefetch may run ahead of the end, which is harmless; a load never does.
         block = np.empty(self._end + CACHE_LINE, np.uint8)
@@ -90,12 +93,12 @@ class Arena:
         n_rows, n_columns = tensor.shape
         rows = -(-n_rows // ROW_PADDING) * ROW_PADDING
         columns = padded(n_columns)
-        if kind in BY_COLUMNS.values():
+        if kind in QUANTIZED_COLUMNS:
             rows = -(-n_rows // GROUP_ROWS) * GROUP_ROWS
             columns = n_columns
             n_blocks = rows // GROUP_ROWS * (columns // BLOCK)
             n_bytes = n_blocks * (GROUP_SCALE_BYTES + BLOCK * CODE_BYTES[kind])
-        elif kind in BY_COLUMNS:
+        elif kind in CODE_BYTES:
             n_bytes = rows // ROWS * (columns // COLUMN_PADDING) * tile_bytes(CODE_BYTES[kind])
         else:
             columns = -(-n_columns // COLUMN_STEP) * COLUMN_STEP
@@ -121,7 +124,7 @@ class Arena:
         # Views to the end of the arena: an offset is a multiple of every word's size.
         packed = self.weights[int(matrix["offset"]) :]
         flip = 0x80 if multiplies_unsigned() else 0
-        if kind in BY_COLUMNS.values():
+        if kind in QUANTIZED_COLUMNS:
             first, last = share(n_rows // GROUP_ROWS, 1, thread, n_threads)
             order = np.array(rows_side_by_side())
             if kind is PackedFormat.Q4_0_COLUMNS:
@@ -130,14 +133,17 @@ class Arena:
                 pack_byte_columns(
                     tensor.raw, packed, order, GROUP_ROWS, np.uint8(flip), first, last
                 )
-        elif kind in BY_COLUMNS:
+        elif kind in CODE_BYTES:
             code_flip = flip if kind is PackedFormat.Q8_0 else 0
             code_bytes = CODE_BYTES[kind] // ROWS
             pack_blocks(tensor.raw, packed, code_bytes, np.uint8(code_flip), first, last)
         else:
-            word = np.uint32 if kind is PackedFormat.F32 else np.uint16
+            is_wide = kind in (PackedFormat.F32, PackedFormat.F32_COLUMNS)
+            word = np.uint32 if is_wide else np.uint16
             raw, words = tensor.raw.view(word), whole_words(packed, word)
-            pack_columns(raw, words, n_columns, first, last)
+            group_rows = COLUMN_GROUP_ROWS if kind in BY_COLUMNS.values() else ROWS
+            first, last = share(n_rows // group_rows, 1, thread, n_threads)
+            pack_columns(raw, words, n_columns, group_rows, first, last)
 
 
 def whole_words(data: npt.NDArray[np.uint8], word: type[np.unsignedinteger]) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ from rwkv_edge.runtime.arch.weights import (
 )
 from rwkv_edge.runtime.kernels.activations import quantize_rows, slot
 from rwkv_edge.runtime.kernels.barrier import meet
-from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, list_active
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, list_active, list_active_values
 from rwkv_edge.runtime.kernels.elementwise import (
     add,
     add_product,
@@ -121,9 +121,12 @@ def ffn_hidden(weights, s, layer, n_tokens, thread, n_threads):
     for t in range(n_tokens):
         relu_squared(k[t], first, last)
     quantize_for(m[FFN_VALUE], slot(hidden, 0), n_tokens, first, last)
-    if reads_columns(m[FFN_VALUE]) and n_tokens < PANEL_TOKENS:
+    if n_tokens < PANEL_TOKENS:
         for t in range(n_tokens):
-            list_active(hidden.codes[0, t], s.active, t, first, last)
+            if takes_codes(m[FFN_VALUE]):
+                list_active(hidden.codes[0, t], s.active, t, first, last)
+            else:
+                list_active_values(k[t], s.active, t, first, last)
 
 
 @kernel

@@ -3,9 +3,9 @@
 After relu², most inputs of channel_mix_value are zero, and their columns need not be read. The
 result is the same to the last bit: their products would be zeros in sums of whole numbers.
 
-Layout of the quantized formats: groups of 128 rows; in each, block after block of 32 columns; in
-a block the 128 scales, as halves, and then column after column of codes. Codes of a column lie in
-the order in which `transpose4` leaves rows side by side.
+Layout of the quantized formats (`matmul_floats.py` has the others): groups of 128 rows; in each,
+block after block of 32 columns; in a block the 128 scales, as halves, and then column after column
+of codes. Codes of a column lie in the order in which `transpose4` leaves rows side by side.
 """
 
 from typing import NamedTuple
@@ -50,22 +50,25 @@ PREFETCH_LINES = 128
 class ActiveColumns(NamedTuple):
     """Which inputs of T tokens are not zero, block by block of 32.
 
-    counts: (T, blocks) int32. columns: (T, blocks, 32) int32, within the block, ascending, then
-    zeros. codes: (T, blocks, 32) int8, theirs, then zeros; quads: the same bytes as int32.
+    counts: (T, blocks) int32, and low_counts those in the first half of the block. columns:
+    (T, blocks, 32) int32, within the block, ascending, then zeros. codes: (T, blocks, 32) int8,
+    theirs, then zeros; quads: the same bytes as int32.
     """
 
     counts: npt.NDArray[np.int32]
+    low_counts: npt.NDArray[np.int32]
     columns: npt.NDArray[np.int32]
     codes: npt.NDArray[np.int8]
     quads: npt.NDArray[np.int32]
 
 
 def new_active_columns(n_tokens: int, n_columns: int) -> ActiveColumns:
-    """Room for `n_tokens` rows of n_columns, a multiple of 32."""
-    shape = (n_tokens, n_columns // BLOCK)
+    """Room for `n_tokens` rows of n_columns."""
+    shape = (n_tokens, -(-n_columns // BLOCK))
     codes = np.zeros((*shape, BLOCK), np.int8)
     return ActiveColumns(
         counts=np.zeros(shape, np.int32),
+        low_counts=np.zeros(shape, np.int32),
         columns=np.zeros((*shape, BLOCK), np.int32),
         codes=codes,
         quads=codes.view(np.int32),
@@ -88,6 +91,21 @@ def list_active(codes, active, token, first, last):
         for c in range(n, BLOCK):
             columns[c] = 0
             kept[c] = 0
+
+
+@kernel
+def list_active_values(values, active, token, first, last):
+    """The same from float32 values, for a matrix that multiplies those; codes are not listed."""
+    for block in range(first // BLOCK, (last + BLOCK - 1) // BLOCK):
+        columns = active.columns[token, block]
+        n = n_low = 0
+        for c in range(BLOCK):
+            columns[n] = c
+            n += values[block * BLOCK + c] != 0
+            if c == BLOCK // 2 - 1:
+                n_low = n
+        active.counts[token, block] = n
+        active.low_counts[token, block] = n_low
 
 
 @inline
@@ -157,7 +175,7 @@ def multiply(
             continue
         for token in range(n_tokens):
             out = y[token]
-            ahead = blocks_ahead(active.counts[token], column_bytes)
+            ahead = blocks_ahead(active.counts[token], SCALE_BYTES, column_bytes)
             for j in range(row, row + GROUP_ROWS, 16):
                 store_f32x16(out, j, splat_f32(np.float32(0)))
             for block in range(n_blocks):
@@ -177,13 +195,16 @@ def multiply(
 
 
 @inline
-def blocks_ahead(counts, column_bytes):
-    """How many blocks further on the lines to ask for lie, by how many columns are active."""
+def blocks_ahead(counts, block_bytes, column_bytes):
+    """How many blocks further on the lines to ask for lie, by how many columns are active.
+
+    block_bytes are read of every block, column_bytes of every active column.
+    """
     n_active = 0
     for block in range(counts.size):
         n_active += counts[block]
-    lines = counts.size * SCALE_BYTES + n_active * column_bytes
-    return 1 + counts.size * PREFETCH_LINES * 64 // lines
+    n_bytes = counts.size * block_bytes + n_active * column_bytes
+    return 1 + counts.size * PREFETCH_LINES * 64 // max(n_bytes, 1)
 
 
 @inline

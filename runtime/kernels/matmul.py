@@ -9,7 +9,14 @@ from numba import types
 
 from rwkv_edge.jit import kernel
 from rwkv_edge.runtime.kernels.columns import ActiveColumns
-from rwkv_edge.runtime.kernels.matmul_floats import matmul_bf16, matmul_f16, matmul_f32
+from rwkv_edge.runtime.kernels.matmul_floats import (
+    matmul_bf16,
+    matmul_bf16_columns,
+    matmul_f16,
+    matmul_f16_columns,
+    matmul_f32,
+    matmul_f32_columns,
+)
 from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0, matmul_q4_0_columns
 from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0, matmul_q8_0_columns
 from rwkv_edge.runtime.kernels.panel import (
@@ -34,7 +41,9 @@ MATRIX = np.dtype(
 
 
 class PackedFormat(IntEnum):
-    """Formats in memory; from Q8_0 on they multiply quantized activations."""
+    """Formats in memory. Q8_0 to Q4_0_COLUMNS multiply quantized activations; from Q8_0_COLUMNS on
+    they can skip columns.
+    """
 
     F32 = 0
     F16 = 1
@@ -43,6 +52,9 @@ class PackedFormat(IntEnum):
     Q4_0 = 4
     Q8_0_COLUMNS = 5
     Q4_0_COLUMNS = 6
+    F32_COLUMNS = 7
+    F16_COLUMNS = 8
+    BF16_COLUMNS = 9
 
 
 KERNELS: dict[PackedFormat, Any] = {
@@ -53,6 +65,9 @@ KERNELS: dict[PackedFormat, Any] = {
     PackedFormat.Q4_0: matmul_q4_0,
     PackedFormat.Q8_0_COLUMNS: matmul_q8_0_columns,
     PackedFormat.Q4_0_COLUMNS: matmul_q4_0_columns,
+    PackedFormat.F32_COLUMNS: matmul_f32_columns,
+    PackedFormat.F16_COLUMNS: matmul_f16_columns,
+    PackedFormat.BF16_COLUMNS: matmul_bf16_columns,
 }
 F32, F16, BF16, Q8_0 = (
     int(f) for f in (PackedFormat.F32, PackedFormat.F16, PackedFormat.BF16, PackedFormat.Q8_0)
@@ -60,6 +75,7 @@ F32, F16, BF16, Q8_0 = (
 NIBBLES = (PackedFormat.Q4_0, PackedFormat.Q4_0_COLUMNS)
 BYTES = (PackedFormat.Q8_0, PackedFormat.Q8_0_COLUMNS)
 FIRST_QUANTIZED = Q8_0
+LAST_QUANTIZED = int(PackedFormat.Q4_0_COLUMNS)
 FIRST_BY_COLUMNS = int(PackedFormat.Q8_0_COLUMNS)
 
 
@@ -70,6 +86,7 @@ ARGUMENTS: tuple[types.Type, ...] = (
     ACTIVATIONS_TYPE,
     types.NamedTuple(
         [
+            array_of(types.int32, 2),
             array_of(types.int32, 2),
             array_of(types.int32, 3),
             array_of(types.int8, 3),
@@ -97,7 +114,7 @@ def kernel_addresses(packed_format: PackedFormat) -> tuple[int, int]:
 @kernel
 def takes_codes(matrix):
     """Does this matrix multiply int8 activations?"""
-    return matrix.format >= FIRST_QUANTIZED
+    return FIRST_QUANTIZED <= matrix.format <= LAST_QUANTIZED
 
 
 @kernel

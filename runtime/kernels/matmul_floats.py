@@ -1,12 +1,17 @@
 """F32, F16 and BF16 weights times float32 activations.
 
-Packed layout: 16 rows side by side, column after column, so that one vector holds one column.
+Packed layout: groups of 16 rows side by side, column after column, so that one vector holds one
+column. A matrix that may skip columns has groups of 32 rows: a column of F16 is then one cache
+line.
 """
 
 import numpy as np
 
 from rwkv_edge.jit import inline, kernel
+from rwkv_edge.runtime.kernels.activations import BLOCK
+from rwkv_edge.runtime.kernels.columns import blocks_ahead
 from rwkv_edge.runtime.kernels.pack import ROWS
+from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
 from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32
 from rwkv_edge.runtime.simd.memory import (
     load_bf16x16,
@@ -16,34 +21,40 @@ from rwkv_edge.runtime.simd.memory import (
     store_f32x16,
 )
 
-# Columns are padded to a multiple of this. Even and odd ones are summed side by side: one chain of
-# fused multiply-adds would wait for itself.
-COLUMN_STEP = 4
+# Columns are padded to whole blocks. The two halves of a block are summed side by side: one chain
+# of fused multiply-adds would wait for itself.
+COLUMN_STEP = BLOCK
+HALF = BLOCK // 2
+COLUMN_GROUP_ROWS = 2 * ROWS
 PREFETCH_BYTES = 2048
 
 
 @inline
-def multiply(load, element_bytes, weights, matrix, x, n_tokens, y, first_row, last_row):
+def multiply(
+    load, element_bytes, group_rows, weights, matrix, x, n_tokens, y, first_row, last_row
+):  # fmt: skip
     """y[token, row] = sum over columns of W[row, column] x[token, column]; y is overwritten.
 
     load reads 16 weights of one column. Rows first_row to last_row, both multiples of 16.
     """
     n_columns = matrix.n_columns
-    step = element_bytes * ROWS
+    step = element_bytes * group_rows
     zero = splat_f32(np.float32(0))
     for row in range(first_row, last_row, ROWS):
-        start = matrix.offset + row * n_columns * element_bytes
+        start = matrix.offset + (row // group_rows * n_columns) * step
+        start += row % group_rows * element_bytes
         token = 0
         while token + 4 <= n_tokens:
             x0, x1, x2, x3 = x[token], x[token + 1], x[token + 2], x[token + 3]
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
-            for column in range(0, n_columns, 2):
-                w = load(weights, start + column * step)
-                v = load(weights, start + column * step + step)
-                a0, b0 = fma(w, splat_f32(x0[column]), a0), fma(v, splat_f32(x0[column + 1]), b0)
-                a1, b1 = fma(w, splat_f32(x1[column]), a1), fma(v, splat_f32(x1[column + 1]), b1)
-                a2, b2 = fma(w, splat_f32(x2[column]), a2), fma(v, splat_f32(x2[column + 1]), b2)
-                a3, b3 = fma(w, splat_f32(x3[column]), a3), fma(v, splat_f32(x3[column + 1]), b3)
+            for block in range(0, n_columns, BLOCK):
+                for c in range(block, block + HALF):
+                    d = c + HALF
+                    w, v = load(weights, start + c * step), load(weights, start + d * step)
+                    a0, b0 = fma(w, splat_f32(x0[c]), a0), fma(v, splat_f32(x0[d]), b0)
+                    a1, b1 = fma(w, splat_f32(x1[c]), a1), fma(v, splat_f32(x1[d]), b1)
+                    a2, b2 = fma(w, splat_f32(x2[c]), a2), fma(v, splat_f32(x2[d]), b2)
+                    a3, b3 = fma(w, splat_f32(x3[c]), a3), fma(v, splat_f32(x3[d]), b3)
             store_f32x16(y[token], row, a0 + b0)
             store_f32x16(y[token + 1], row, a1 + b1)
             store_f32x16(y[token + 2], row, a2 + b2)
@@ -53,31 +64,108 @@ def multiply(load, element_bytes, weights, matrix, x, n_tokens, y, first_row, la
             x0 = x[token]
             # In the order of the four tokens above, so that both give the same bits.
             a0 = b0 = zero
-            for column in range(0, n_columns, COLUMN_STEP):
-                p = start + column * step
-                prefetch(weights, p + PREFETCH_BYTES)
-                prefetch(weights, p + PREFETCH_BYTES + 64)
-                a0 = fma(load(weights, p), splat_f32(x0[column]), a0)
-                b0 = fma(load(weights, p + step), splat_f32(x0[column + 1]), b0)
-                a0 = fma(load(weights, p + 2 * step), splat_f32(x0[column + 2]), a0)
-                b0 = fma(load(weights, p + 3 * step), splat_f32(x0[column + 3]), b0)
+            for block in range(0, n_columns, BLOCK):
+                for c in range(block, block + HALF):
+                    p = start + c * step
+                    prefetch(weights, p + PREFETCH_BYTES)
+                    prefetch(weights, p + HALF * step + PREFETCH_BYTES)
+                    a0 = fma(load(weights, p), splat_f32(x0[c]), a0)
+                    b0 = fma(load(weights, p + HALF * step), splat_f32(x0[c + HALF]), b0)
             store_f32x16(y[token], row, a0 + b0)
             token += 1
+
+
+@inline
+def multiply_active(
+    load, element_bytes, weights, matrix, x, active, n_tokens, y, first_row, last_row
+):  # fmt: skip
+    """The same for a matrix in groups of 32 rows, reading active columns alone, to the same bits.
+
+    Of PANEL_TOKENS tokens on, all columns are read.
+    """
+    if n_tokens >= PANEL_TOKENS:
+        multiply(
+            load, element_bytes, COLUMN_GROUP_ROWS,
+            weights, matrix, x, n_tokens, y, first_row, last_row,
+        )  # fmt: skip
+        return
+    n_blocks = matrix.n_columns // BLOCK
+    half_bytes = element_bytes * ROWS
+    step = 2 * half_bytes
+    zero = splat_f32(np.float32(0))
+    for token in range(n_tokens):
+        values = x[token]
+        ahead = blocks_ahead(active.counts[token], 0, step)
+        for row in range(first_row, last_row, COLUMN_GROUP_ROWS):
+            start = matrix.offset + row * matrix.n_columns * element_bytes
+            a0 = a1 = b0 = b1 = zero
+            for block in range(n_blocks):
+                later = block + ahead
+                if later < n_blocks:
+                    ask_for(weights, start + later * BLOCK * step, step, active, token, later)
+                p, first = start + block * BLOCK * step, block * BLOCK
+                columns = active.columns[token, block]
+                n_low, n = active.low_counts[token, block], active.counts[token, block]
+                for i in range(n_low):
+                    value, q = splat_f32(values[first + columns[i]]), p + columns[i] * step
+                    a0 = fma(load(weights, q), value, a0)
+                    a1 = fma(load(weights, q + half_bytes), value, a1)
+                for i in range(n_low, n):
+                    value, q = splat_f32(values[first + columns[i]]), p + columns[i] * step
+                    b0 = fma(load(weights, q), value, b0)
+                    b1 = fma(load(weights, q + half_bytes), value, b1)
+            store_f32x16(y[token], row, a0 + b0)
+            store_f32x16(y[token], row + ROWS, a1 + b1)
+
+
+@inline
+def ask_for(weights, p, step, active, token, block):
+    """Prefetch the active columns of a block at byte p."""
+    columns = active.columns[token, block]
+    for i in range(active.counts[token, block]):
+        for line in range(0, step, 64):
+            prefetch(weights, p + columns[i] * step + line)
 
 
 @kernel
 def matmul_f32(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for float32 weights; see `multiply`."""
-    multiply(load_bytes_f32x16, 4, weights, matrix, x.values, n_tokens, y, first_row, last_row)
+    multiply(
+        load_bytes_f32x16, 4, ROWS, weights, matrix, x.values, n_tokens, y, first_row, last_row
+    )
 
 
 @kernel
 def matmul_f16(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for IEEE half weights; see `multiply`."""
-    multiply(load_f16x16, 2, weights, matrix, x.values, n_tokens, y, first_row, last_row)
+    multiply(load_f16x16, 2, ROWS, weights, matrix, x.values, n_tokens, y, first_row, last_row)
 
 
 @kernel
 def matmul_bf16(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y = x W^T for bfloat16 weights; see `multiply`."""
-    multiply(load_bf16x16, 2, weights, matrix, x.values, n_tokens, y, first_row, last_row)
+    multiply(load_bf16x16, 2, ROWS, weights, matrix, x.values, n_tokens, y, first_row, last_row)
+
+
+@kernel
+def matmul_f32_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
+    """The same without columns whose inputs are zero; see `multiply_active`."""
+    multiply_active(
+        load_bytes_f32x16, 4, weights, matrix, x.values, active, n_tokens, y, first_row, last_row
+    )
+
+
+@kernel
+def matmul_f16_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
+    """The same without columns whose inputs are zero; see `multiply_active`."""
+    multiply_active(
+        load_f16x16, 2, weights, matrix, x.values, active, n_tokens, y, first_row, last_row
+    )
+
+
+@kernel
+def matmul_bf16_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
+    """The same without columns whose inputs are zero; see `multiply_active`."""
+    multiply_active(
+        load_bf16x16, 2, weights, matrix, x.values, active, n_tokens, y, first_row, last_row
+    )

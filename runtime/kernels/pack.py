@@ -22,6 +22,8 @@ SCALE_BYTES = 2 * ROWS
 Q4_0_BYTES, Q8_0_BYTES = Q4_0.block.itemsize, Q8_0.block.itemsize
 HALF_BYTES = 2
 BLOCK = 32
+# Columns of plain numbers that are interleaved before the next ones.
+COLUMN_PART = 128
 
 
 def tile_bytes(code_bytes: int) -> int:
@@ -78,23 +80,25 @@ def store_quads(packed, p, w, flip):
 
 
 @kernel
-def pack_columns(raw, packed, n_columns_padded, first_group, last_group):
-    """Interleave groups of 16 rows of plain numbers: column by column, 16 rows each.
+def pack_columns(raw, packed, n_columns_padded, group_rows, first_group, last_group):
+    """Interleave groups of rows of plain numbers: column by column, `group_rows` rows each.
 
     raw: (rows, columns) of any integer type as wide as the numbers; packed: 1-d of the same type,
     overwritten. Rows and columns that the matrix does not have become zero.
     """
     n_rows, n_columns = raw.shape
     for group in range(first_group, last_group):
-        start = group * n_columns_padded * ROWS
-        for lane in range(ROWS):
-            row = group * ROWS + lane
-            for column in range(n_columns_padded):
-                target = start + column * ROWS + lane
-                if row < n_rows and column < n_columns:
-                    packed[target] = raw[row, column]
-                else:
-                    packed[target] = 0
+        start = group * n_columns_padded * group_rows
+        # By parts of the columns, so that what is written stays in the nearest cache.
+        for part in range(0, n_columns_padded, COLUMN_PART):
+            for lane in range(group_rows):
+                row = group * group_rows + lane
+                for column in range(part, min(part + COLUMN_PART, n_columns_padded)):
+                    target = start + column * group_rows + lane
+                    if row < n_rows and column < n_columns:
+                        packed[target] = raw[row, column]
+                    else:
+                        packed[target] = 0
 
 
 @inline

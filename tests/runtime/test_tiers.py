@@ -66,8 +66,15 @@ def test_all_tiers_give_the_same_numbers(tmp_path):
     best = results[present[0]]
     spread = best.max() - best.min()
     for name in present[1:]:
-        # The dot products are whole numbers, the same on all: only float32 rounding may differ.
-        assert np.abs(results[name] - best).max() < 1e-5 * spread, name
+        difference = np.abs(results[name] - best).max(axis=-1) / spread
+        q4_0, q8_0, f16 = (difference[WEIGHT_TYPES.index(kind)] for kind in ("Q4_0", "Q8_0", "F16"))
+        assert f16.max() < 1e-6, name
+        # The dot products are whole numbers, the same on all: only float32 rounding may differ. An
+        # activation at the edge between two codes may then take the other one, a step of 1 in 127,
+        # which its token and those after it show.
+        for quantized in (q4_0, q8_0):
+            assert np.median(quantized) < 1e-6 or quantized[:5].max() < 1e-6, name
+            assert quantized.max() < 1e-2, name
     with Model.load(paths[2], backend="reference") as reference:
         wanted, _ = reference.forward(tokens, all_logits=True)
     assert np.abs(best[2] - wanted).max() < 1e-4 * spread

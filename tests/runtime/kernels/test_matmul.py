@@ -7,14 +7,14 @@ import pytest
 
 from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0
-from rwkv_edge.runtime.arena import BY_COLUMNS, Arena, packed_format
+from rwkv_edge.runtime.arena import Arena
 from rwkv_edge.runtime.kernels.activations import (
     Activations,
     new_activations,
     padded,
     quantize_rows,
 )
-from rwkv_edge.runtime.kernels.columns import list_active, new_active_columns
+from rwkv_edge.runtime.kernels.columns import list_active, list_active_values, new_active_columns
 from rwkv_edge.runtime.kernels.matmul import MATRIX, matmul
 from rwkv_edge.runtime.kernels.panel import new_panels
 from rwkv_edge.runtime.team import ThreadTeam
@@ -73,7 +73,7 @@ def test_matmul_matches_decoded_weights(quant_format, shape, n_tokens):
         new_panel(),
     )
 
-    takes_codes = packed_format(quant_format) in BY_COLUMNS
+    takes_codes = quant_format in (Q8_0, Q4_0)
     exact_inputs = dequantized if takes_codes else x.values[:, : shape[1]]
     decoded = quant_format.decode(packed.raw, shape[1]).astype(np.float64)
     expected = exact_inputs @ decoded.T
@@ -83,7 +83,7 @@ def test_matmul_matches_decoded_weights(quant_format, shape, n_tokens):
     np.testing.assert_array_equal(y[:, shape[0] :], 0)
 
 
-@pytest.mark.parametrize("quant_format", [Q8_0, Q4_0])
+@pytest.mark.parametrize("quant_format", FORMATS)
 @pytest.mark.parametrize("shape", [*SHAPES, (300, 320)])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("n_tokens", [1, 3, 6])
@@ -95,7 +95,10 @@ def test_reading_active_columns_alone_changes_no_bit(quant_format, shape, zeros,
     x, _ = inputs(values)
     active = new_active_columns(3, shape[1])
     for t in range(min(n_tokens, 3)):
-        list_active(x.codes[t], active, t, 0, shape[1])
+        if quant_format in (Q8_0, Q4_0):
+            list_active(x.codes[t], active, t, 0, shape[1])
+        else:
+            list_active_values(x.values[t], active, t, 0, shape[1])
     products = []
     for by_columns in (False, True):
         packed = pack(weights, quant_format, by_columns=by_columns)
@@ -105,6 +108,20 @@ def test_reading_active_columns_alone_changes_no_bit(quant_format, shape, zeros,
         products.append(y)
         np.testing.assert_array_equal(y[:, shape[0] :], 0)
     np.testing.assert_array_equal(*(y[:, : shape[0]] for y in products))
+
+
+def test_columns_of_halves_that_are_not_active_are_not_read():
+    weights = np.ones((64, 50), np.float32)
+    weights[:, 5] = np.nan
+    packed = pack(weights, F16, by_columns=True)
+    values = np.ones((1, 50), np.float32)
+    values[0, 5] = 0
+    x, _ = inputs(values)
+    active = new_active_columns(1, 50)
+    list_active_values(x.values[0], active, 0, 0, 50)
+    y = np.zeros((1, 64), np.float32)
+    matmul(packed.weights, packed.matrix[0], x, active, 1, y, 0, 64, new_panel())
+    np.testing.assert_array_equal(y, 49)
 
 
 def test_columns_that_are_not_active_are_not_read():
@@ -123,7 +140,7 @@ def test_columns_that_are_not_active_are_not_read():
 
 def test_many_tokens_and_one_give_the_same_bits():
     random = np.random.default_rng(11)
-    for quant_format in (Q4_0, Q8_0):
+    for quant_format in FORMATS:
         packed = pack(random.standard_normal((64, 1184)).astype(np.float32), quant_format)
         x, _ = inputs(random.standard_normal((37, 1184)).astype(np.float32))
         active = new_active_columns(1, 32)
