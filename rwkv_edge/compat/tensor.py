@@ -127,6 +127,8 @@ def as_torch(value: Any) -> Any:
 def softmax(logits: npt.ArrayLike, axis: int = -1) -> npt.NDArray[np.float32]:
     """Probabilities in float32, as torch computes them: a new plain array."""
     numbers = np.asarray(logits, np.float32)
-    p: npt.NDArray[np.float32] = np.exp(numbers - numbers.max(axis, keepdims=True))
-    p /= p.sum(axis, keepdims=True)
+    # Infinite ones give NaN, which callers look for.
+    with np.errstate(invalid="ignore"):
+        p: npt.NDArray[np.float32] = np.exp(numbers - numbers.max(axis, keepdims=True))
+        p /= p.sum(axis, keepdims=True)
     return p

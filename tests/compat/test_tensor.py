@@ -16,8 +16,10 @@ def tensor():
 
 
 def test_what_published_code_calls_gives_the_same_memory(tensor):
-    for same in (tensor.detach(), tensor.cpu(), tensor.float(), tensor.to("cpu"), tensor.numpy(),
-                 tensor.detach().cpu().numpy(), tensor.contiguous(), tensor.view(3, 2)):  # fmt: skip
+    for same in (
+        tensor.detach(), tensor.cpu(), tensor.float(), tensor.to("cpu"), tensor.numpy(),
+        tensor.detach().cpu().numpy(), tensor.contiguous(), tensor.view(3, 2),
+    ):  # fmt: skip
         assert np.shares_memory(same, tensor)
     assert type(tensor.numpy()) is np.ndarray
     assert tensor.tolist() == [[0, 1, 2], [3, 4, 5]]
