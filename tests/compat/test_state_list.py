@@ -4,12 +4,15 @@ import copy
 import gc
 import pickle
 import tracemalloc
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from rwkv_edge import InputError, StateMismatchError
+from rwkv_edge import InputError, StateMismatchError, UnsupportedModelError
 from rwkv_edge.compat import RWKV
+from rwkv_edge.compat.state_list import StateLists
 from rwkv_edge.compat.tensor import Tensor
 
 TOKENS = [5, 99, 17, 230, 64, 8]
@@ -211,6 +214,43 @@ def test_what_is_no_state_is_refused_in_one_line(model, state, spoil, error, mes
     with pytest.raises(error, match=message) as caught:
         model.forward(1, spoil(state))
     assert "\n" not in str(caught.value)
+
+
+class Version4:
+    """As much of a model of version 4 as a list of its state needs."""
+
+    path = "v4.gguf"
+    hyperparameters = SimpleNamespace(version="4", n_layer=2)
+    state_shapes: ClassVar = {name: (2, 6) for name in ("aa", "att_x", "bb", "ffn_x", "pp")}
+
+    def new_state(self):
+        arrays = {n: np.full(s, -1e30 if n == "pp" else 0, "f4") for n, s in self.shapes()}
+        return self.state_from_arrays(arrays)
+
+    def shapes(self):
+        return self.state_shapes.items()
+
+    def state_from_arrays(self, arrays):
+        return SimpleNamespace(model=self, views=lambda: arrays, arrays=arrays)
+
+
+def test_version_4_has_five_arrays_a_layer():
+    lists = StateLists(Version4())
+    fresh = lists.fresh()
+    assert len(fresh) == 10
+    order = ["att_x", "aa", "bb", "pp", "ffn_x"]
+    assert [i for i, array in enumerate(fresh) if (array == np.float32(-1e30)).all()] == [3, 8]
+    given = [np.full(6, i, np.float32) for i in range(10)]
+    arrays = lists.state_of(given).arrays
+    for j, name in enumerate(order):
+        assert arrays[name].tolist() == [[j] * 6, [5 + j] * 6], name
+
+
+def test_a_state_without_an_official_list_is_refused():
+    model = Version4()
+    model.state_shapes = {"att_x": (2, 6), "qkv": (2, 6)}
+    with pytest.raises(UnsupportedModelError, match="att_x, qkv"):
+        StateLists(model)
 
 
 def test_dropped_states_leave_no_memory_behind(builtin):
