@@ -221,7 +221,7 @@ class Version4:
 
     path = "v4.gguf"
     hyperparameters = SimpleNamespace(version="4", n_layer=2)
-    state_shapes: ClassVar = {name: (2, 6) for name in ("aa", "att_x", "bb", "ffn_x", "pp")}
+    state_shapes: ClassVar = dict.fromkeys(("aa", "att_x", "bb", "ffn_x", "pp"), (2, 6))
 
     def new_state(self):
         arrays = {n: np.full(s, -1e30 if n == "pp" else 0, "f4") for n, s in self.shapes()}
