@@ -43,6 +43,12 @@ class Backend(Protocol):
     def state_to_arrays(self, state: object) -> StateArrays:
         """The canonical state, as float32 copies."""
 
+    def state_views(self, state: object) -> StateArrays | None:
+        """The canonical arrays as views of the memory that `forward` advances; nothing is copied.
+
+        None where the engine keeps its states in another form.
+        """
+
     def state_from_arrays(self, arrays: StateArrays) -> object:
         """A state of this backend's own out of canonical arrays, whose shapes are checked."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from rwkv_edge.arch import Shape
 from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.backend import StateArrays
-from rwkv_edge.errors import FormatError, StateMismatchError
+from rwkv_edge.errors import BackendUnavailableError, FormatError, StateMismatchError
 from rwkv_edge.gguf_reader import shown
 
 if TYPE_CHECKING:
@@ -44,6 +44,22 @@ class State:
         """The canonical arrays by name, float32 copies: what every backend understands."""
         with self.model.using() as backend:
             return backend.state_to_arrays(self.handle)
+
+    def views(self) -> StateArrays:
+        """The canonical arrays by name, as views of the state's own memory.
+
+        `Model.forward` changes what they show, and goes on from what is written into them, until
+        the state is assigned another. Raises BackendUnavailableError where the backend keeps its
+        states in another form.
+        """
+        with self.model.using() as backend:
+            views = backend.state_views(self.handle)
+        if views is None:
+            raise BackendUnavailableError(
+                f"the {self.model.backend.name} backend keeps its states in a form of its own, "
+                "which has no views; use to_arrays(), or the numba backend"
+            )
+        return views
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all. Raises OSError."""

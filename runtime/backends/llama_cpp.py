@@ -186,6 +186,10 @@ class LlamaCppBackend:
             "ffn_x": shift[:, 1].copy(),
         }
 
+    def state_views(self, state: object) -> None:
+        """None: llama.cpp's blob is no array."""
+        del state
+
     def state_from_arrays(self, arrays: StateArrays) -> LlamaState:
         """Write llama.cpp's blob; the inverse of `state_to_arrays`."""
         shift = np.stack([arrays["att_x"], arrays["ffn_x"]], axis=1)

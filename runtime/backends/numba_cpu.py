@@ -133,13 +133,17 @@ class NumbaBackend:
 
     def state_to_arrays(self, state: object) -> StateArrays:
         """The canonical state, as float32 copies."""
+        return {name: view.copy() for name, view in self.state_views(state).items()}
+
+    def state_views(self, state: object) -> StateArrays:
+        """The canonical arrays in the kernels' own memory."""
         assert isinstance(state, NumbaState)
         arrays: StateArrays = {}
         end = 0
         for name, shape in self._state_shapes.items():
             start, end = end, end + int(np.prod(shape))
             array = state.values[start:end].reshape(shape)
-            arrays[name] = self._transpose(name, array).copy()
+            arrays[name] = self._transpose(name, array)
         return arrays
 
     def state_from_arrays(self, arrays: StateArrays) -> NumbaState:

@@ -45,8 +45,12 @@ class ReferenceBackend:
 
     def state_to_arrays(self, state: object) -> StateArrays:
         """Copies of the arrays."""
+        return {name: array.copy() for name, array in self.state_views(state).items()}
+
+    def state_views(self, state: object) -> StateArrays:
+        """The arrays themselves, which a step writes."""
         assert isinstance(state, dict)
-        return {name: array.copy() for name, array in state.items()}
+        return dict(state)
 
     def state_from_arrays(self, arrays: StateArrays) -> StateArrays:
         """Copies of the arrays."""

@@ -103,6 +103,22 @@ def test_a_state_survives_its_own_arrays_unchanged(model):
         np.testing.assert_array_equal(array, again[name], err_msg=name)
 
 
+def test_views_show_what_forward_did_and_forward_sees_what_was_written(model, expected):
+    _, state = model.forward(TOKENS[:50])
+    if model.backend.name == "llama":
+        with pytest.raises(BackendUnavailableError, match="to_arrays"):
+            state.views()
+        return
+    views = state.views()
+    before = {name: view.copy() for name, view in views.items()}
+    model.forward(TOKENS[50:], state)
+    for name, wanted in expected[1].items():
+        assert difference(views[name], wanted) < SAME_NUMBERS, name
+        views[name][...] = before[name]
+    logits, _ = model.forward(TOKENS[50:], state)
+    assert difference(logits, expected[0][-1]) < SAME_NUMBERS
+
+
 def test_a_clone_is_independent(model):
     _, state = model.forward(TOKENS[:20])
     clone = state.clone()
