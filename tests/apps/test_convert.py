@@ -60,9 +60,25 @@ def test_output_and_json_say_what_was_written(run: Run, checkpoint: Path, tmp_pa
 def test_a_vocabulary_can_be_named(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     vocabulary = checkpoint.with_suffix(".vocab.txt").rename(tmp_path / "words.txt")
     refused = run("convert", checkpoint)
-    assert refused.failed_with("name a vocabulary file")
-    result = run("convert", checkpoint, "--vocab", vocabulary, "--json")
-    assert json.loads(result.out)["vocabulary"] == str(vocabulary)
+    assert refused.failed_with("name a tokenizer file")
+    for option in ("--tokenizer", "--vocab"):
+        result = run("convert", checkpoint, option, vocabulary, "--json")
+        assert json.loads(result.out)["vocabulary"] == str(vocabulary)
+    result = run("convert", checkpoint, "--tokenizer", vocabulary)
+    assert f"\ntokenizer: world, from {vocabulary}\n" in result.out
+
+
+def test_a_tokenizer_that_does_not_fit_is_one_line(run: Run, checkpoint: Path) -> None:
+    wrong = checkpoint.with_name("tokenizer.json")
+    for content, message in (
+        (b"{}", "there is no object 'model'"),
+        (b"\xff", "is no tokenizer; wanted"),
+        (b"0 'a' 1\n" * 2, "line 2: id 0, wanted 1"),
+    ):
+        wrong.write_bytes(content)
+        assert run("convert", checkpoint, "--tokenizer", wrong).failed_with(message)
+    assert run("convert", checkpoint, "--tokenizer", "nowhere").failed_with("No such file")
+    assert not list(checkpoint.parent.glob("*.gguf"))
 
 
 @pytest.mark.parametrize("name", ["Q9", "", "IQ2_XXS"])
