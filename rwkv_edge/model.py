@@ -171,15 +171,18 @@ class Model:
             options = replace(options, top_p=top_p)
         if top_k is not None:
             options = replace(options, top_k=top_k)
-        tokens = prompt
-        if isinstance(prompt, (str, bytes)):
-            encode = self.tokenizer.encode if state is None else self.tokenizer.encode_more
-            tokens = encode(prompt)
+        tokens = self._encoded(prompt, begins=state is None)
         if len(tokens) == 0:
             raise InputError("the prompt is empty; give at least one character")
         sampler = Sampler(options, self.hyperparameters.n_vocab, seed, self._unpenalized)
         state = self.new_state() if state is None else state
         return Stream(self, tokens, state, sampler, max_tokens=max_tokens, stop=stop)
+
+    def _encoded(self, prompt: str | bytes | Tokens, *, begins: bool) -> Tokens:
+        if not isinstance(prompt, (str, bytes)):
+            return prompt
+        tokenizer = self.tokenizer
+        return tokenizer.encode(prompt) if begins else tokenizer.encode_more(prompt)
 
     def generate(
         self,

@@ -13,6 +13,7 @@ from rwkv_edge.errors import (
 from rwkv_edge.tokenizers.huggingface_json import (
     SPACE_MARK,
     Json,
+    content_that_goes_on,
     first_line,
     parse_tokenizer_json,
     prepared_json,
@@ -63,9 +64,11 @@ class HuggingFaceTokenizer(PieceTokenizer):
         self.content = parse_tokenizer_json(json, n_vocab)
         self.scheme = scheme_of(self.content)
         control, end = control_tokens(self.content)
-        self._begins = loaded(library, prepared_json(self.content, control, begins=True))
-        more = prepared_json(self.content, control, begins=False)
-        self._goes_on = loaded(library, more)
+        self._begins = loaded(library, prepared_json(self.content, control))
+        self._goes_on = self._begins
+        more = content_that_goes_on(self.content)
+        if more != self.content:
+            self._goes_on = loaded(library, prepared_json(more, control))
         ids: dict[str, int] = self._begins.get_vocab(with_added_tokens=True)
         self.n_ids = max(ids.values(), default=-1) + 1
         self.added = check_added_ids(self.content, ids)
@@ -80,7 +83,9 @@ class HuggingFaceTokenizer(PieceTokenizer):
         # Ids that a text must not name: a library that looks for pieces finds these too.
         self._named = set(self.control)
         if not self.scheme.is_byte_level:
-            self._named |= {*byte_ids.values()} | ({self.unknown} - {None})
+            self._named.update(byte_ids.values())
+            if self.unknown is not None:
+                self._named.add(self.unknown)
         # What the library would leave out without a word.
         self._missing = UTF8_BYTES - byte_ids.keys() if self.unknown is None else frozenset[int]()
         if not self.scheme.is_byte_level:

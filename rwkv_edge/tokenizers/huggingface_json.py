@@ -229,9 +229,9 @@ def scheme_of(content: Json) -> Scheme:
     if names == {"ByteLevel"}:
         return Scheme(is_byte_level=True, drops_first_space=False)
     if not names or not names <= SPACES_DECODERS:
-        shown = ", ".join(sorted(names)) or "missing"
+        found = shown(", ".join(sorted(names)) or "missing")
         raise UnsupportedModelError(
-            f"the decoder in its tokenizer.json is {shown:.80}; known are ByteLevel and those of "
+            f"the decoder in its tokenizer.json is {found}; known are ByteLevel and those of "
             "sentencepiece"
         )
     for component in [*decoders, *components(content.get("pre_tokenizer"))]:
@@ -253,11 +253,10 @@ def adds_prefix(metaspace: Json) -> bool:
     return bool(metaspace.get("add_prefix_space", True)) if scheme is None else scheme != "never"
 
 
-def prepared_json(content: Json, control: set[str], *, begins: bool) -> str:
+def prepared_json(content: Json, control: set[str]) -> str:
     """The file as the library gets it: what only encodes a text, always in the same way.
 
-    control: added tokens that are no text, whatever the file says of them. begins: for a text
-    from its beginning; else nothing is put before it or taken off its ends.
+    control: added tokens that are no text, whatever the file says of them.
     """
     prepared = {**content, "truncation": None, "padding": None, "post_processor": None}
     prepared["decoder"] = None
@@ -267,10 +266,13 @@ def prepared_json(content: Json, control: set[str], *, begins: bool) -> str:
         {**token, "special": bool(token.get("special")) or token["content"] in control}
         for token in content.get("added_tokens") or []
     ]
-    if not begins:
-        for part in ("normalizer", "pre_tokenizer"):
-            prepared[part] = without_prefix(content.get(part))
     return json.dumps(prepared)
+
+
+def content_that_goes_on(content: Json) -> Json:
+    """The same for text that goes on: nothing is put before it or taken off its ends."""
+    changed = {part: without_prefix(content.get(part)) for part in ("normalizer", "pre_tokenizer")}
+    return content | {part: value for part, value in changed.items() if part in content}
 
 
 def without_prefix(part: object) -> object:

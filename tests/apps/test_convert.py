@@ -10,6 +10,7 @@ import pytest
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 
 from .conftest import Run
 
@@ -66,6 +67,23 @@ def test_a_vocabulary_can_be_named(run: Run, checkpoint: Path, tmp_path: Path) -
         assert json.loads(result.out)["vocabulary"] == str(vocabulary)
     result = run("convert", checkpoint, "--tokenizer", vocabulary)
     assert f"\ntokenizer: world, from {vocabulary}\n" in result.out
+
+
+def test_info_says_which_tokenizer_and_template_a_model_has(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    from tests.tokenizers.foreign_files import neox_json
+
+    write_synthetic(tmp_path / "m.pth", synthetic_hyperparameters(1, 64, n_vocab=640))
+    (tmp_path / "tokenizer.json").write_text(neox_json())
+    converted = run("convert", tmp_path / "m.pth")
+    assert f"\ntokenizer: huggingface, from {tmp_path / 'tokenizer.json'}\n" in converted.out
+    details = json.loads(run("info", tmp_path / "m-q4.gguf", "--json").out)["details"]
+    assert details["tokenizer"] == "huggingface (for llama.cpp: gpt2)"
+    assert "chat template" not in details
+    write_synthetic(tmp_path / "world.pth", synthetic_hyperparameters(1, 64))
+    assert "tokenizer: world, from pyrwkv_tokenizer\n" in run("convert", tmp_path / "world.pth").out
+    details = json.loads(run("info", tmp_path / "world-q4.gguf", "--json").out)["details"]
+    assert (details["tokenizer"], details["chat template"]) == ("world", "world")
 
 
 def test_a_tokenizer_that_does_not_fit_is_one_line(run: Run, checkpoint: Path) -> None:

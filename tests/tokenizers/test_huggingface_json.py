@@ -148,6 +148,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(
         (small(model_continuing_subword_prefix="##"), "continuing_subword_prefix"),
         (small(decoder=None), "is missing; known are ByteLevel"),
         (small(decoder={"type": "WordPiece"}), "decoder .* is WordPiece"),
+        (small(decoder={"type": "\n\U0010ffff"}), "known are ByteLevel"),
         (small(decoder={"type": "Sequence", "decoders": 3}), "decoder .* is missing"),
         (changed(unigram_json(), decoder={"type": "Metaspace", "replacement": "_"}), "than as ▁"),
         (changed(spaces_bpe_json(), model_unk_token=None, model_byte_fallback=False),
