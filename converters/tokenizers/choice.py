@@ -32,7 +32,7 @@ def choose_tokenizer(source: Path, n_vocab: int, chosen: str | Path | None) -> E
 
     Raises FormatError, UnsupportedModelError, BackendUnavailableError.
     """
-    beside = source.with_name(source.stem + BESIDE_SUFFIX)
+    beside, *usual = files_beside(source)
     if chosen is None and beside.is_file():
         chosen = beside
     if chosen is not None:
@@ -41,21 +41,26 @@ def choose_tokenizer(source: Path, n_vocab: int, chosen: str | Path | None) -> E
         return EmbeddedVocabulary(world_vocabulary())
     if n_vocab == N_BYTES:
         return EmbeddedVocabulary(byte_vocabulary())
-    for name in BESIDE_NAMES:
-        path = source.with_name(name)
+    for path in usual:
         if path.is_file():
             return tokenizer_in(path, source, n_vocab)
     if n_vocab == NEOX_N_IDS:
         raise UnsupportedModelError(
             f"{source}: has {n_vocab} embeddings, as Pile and Raven models have, whose tokenizer "
             f"is not here; get {NEOX_FILE} of GPT-NeoX-20B and put it at "
-            f"{source.with_name(NEOX_FILE)}, or name it"
+            f"{source.with_name(NEOX_FILE)}, or name it to the conversion"
         )
     raise UnsupportedModelError(
         f"{source}: has {n_vocab} embeddings; vocabularies are known for {WORLD_N_VOCAB} (World), "
         f"{NEOX_N_IDS} (GPT-NeoX) and {N_BYTES} (bytes); name a tokenizer file, or put it at "
         f"{beside} or {source.with_name(BESIDE_NAMES[1])}"
     )
+
+
+def files_beside(source: Path) -> list[Path]:
+    """Where the tokenizer of a checkpoint may lie, whether it is there or not."""
+    own = source.with_name(source.stem + BESIDE_SUFFIX)
+    return [own, *(source.with_name(name) for name in BESIDE_NAMES)]
 
 
 def tokenizer_in(path: Path, source: Path, n_vocab: int) -> EmbeddedTokenizer:

@@ -15,6 +15,8 @@ from rwkv_edge.tokenizers.huggingface import HuggingFaceTokenizer
 from rwkv_edge.tokenizers.sentence_pieces import SentencePieceTokenizer
 from rwkv_edge.tokenizers.vocabulary_file import MAX_VOCABULARY_BYTES, read_vocabulary
 
+# No known tokenizer has more than 262,144.
+MAX_IDS = 1 << 20
 # What tells the kinds apart lies in the first bytes.
 HEAD_BYTES = 256
 WORLD_LINE = re.compile(rb"\s*\d+ b?['\"]")
@@ -48,8 +50,8 @@ def kind_of(path: Path) -> str:
     )
 
 
-def load_tokenizer(path: str | Path, n_vocab: int) -> Tokenizer:
-    """The tokenizer in a file, for a model of `n_vocab` ids.
+def load_tokenizer(path: str | Path, n_vocab: int | None = None) -> Tokenizer:
+    """The tokenizer in a file, for a model of `n_vocab` ids; None for as many as the file has.
 
     A vocabulary in the World format, a Hugging Face `tokenizer.json` or a sentencepiece `.model`;
     the name does not matter. Ids past those of the file have no text.
@@ -59,13 +61,20 @@ def load_tokenizer(path: str | Path, n_vocab: int) -> Tokenizer:
     path = Path(path)
     kind = kind_of(path)
     if kind == "world":
-        return read_vocabulary(path).tokenizer(n_vocab)
+        vocabulary = read_vocabulary(path)
+        return vocabulary.tokenizer(vocabulary.n_ids if n_vocab is None else n_vocab)
+    n_most = MAX_IDS if n_vocab is None else n_vocab
+    tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer
     try:
         if kind == "huggingface":
-            return HuggingFaceTokenizer(text_of(path), n_vocab)
-        return SentencePieceTokenizer(content_of(path), n_vocab)
+            tokenizer = HuggingFaceTokenizer(text_of(path), n_most)
+        else:
+            tokenizer = SentencePieceTokenizer(content_of(path), n_most)
     except (FormatError, UnsupportedModelError, BackendUnavailableError) as error:
         raise named(error, path) from None
+    if n_vocab is None:
+        tokenizer.drop_padding(tokenizer.n_ids)
+    return tokenizer
 
 
 def named(error: RwkvEdgeError, path: Path) -> RwkvEdgeError:

@@ -72,6 +72,11 @@ class PieceTokenizer(Tokenizer):
                 tokens += self._cut(part, begins and number == 0)
         return tokens
 
+    def drop_padding(self, n_ids: int) -> None:
+        """Have no ids from n_ids on, none of which has a text."""
+        self.texts = self.texts[:n_ids]
+        self.n_vocab = n_ids
+
     def token_bytes(self, token: int) -> bytes:
         """The text of one id, b"" if it has none. Raises InputError outside 0..n_vocab-1."""
         self.check_token(token)
