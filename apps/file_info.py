@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rwkv_edge.arch import ARCHITECTURES
+from rwkv_edge.chat_templates import TEMPLATE_KEY, template_name_in_gguf
 from rwkv_edge.errors import FormatError, UnsupportedModelError
-from rwkv_edge.gguf_reader import MAGIC, GgufFile, require_no_pipe
+from rwkv_edge.gguf_reader import MAGIC, GgufFile, require_no_pipe, shown
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY
 
 # Bytes of a number, by the name that checkpoints and states give its type.
 NUMBER_BYTES = {
@@ -67,9 +69,9 @@ def describe_gguf(path: Path) -> FileInfo:
         metadata = file.metadata
         name = metadata.get("general.architecture")
         details = {"architecture": str(name), "name": str(metadata.get("general.name", ""))}
-        details["tokenizer"] = str(
-            metadata.get("rwkv_edge.tokenizer", metadata.get("tokenizer.ggml.model", "none"))
-        )
+        details["tokenizer"] = tokenizer_in(metadata)
+        if TEMPLATE_KEY in metadata:
+            details["chat template"] = shown(template_name_in_gguf(metadata))
         architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
         hp = None
         if architecture is not None:
@@ -79,6 +81,17 @@ def describe_gguf(path: Path) -> FileInfo:
             except FormatError as error:
                 raise FormatError(f"{path}: {error}; convert it again") from None
         return info_of(path, "GGUF model", tensors, hp, details)
+
+
+def tokenizer_in(metadata: dict[str, object]) -> str:
+    """The kind of a GGUF's tokenizer, and as what llama.cpp reads it."""
+    model = metadata.get(MODEL_KEY)
+    if model is None:
+        return "none"
+    kind = metadata.get(KIND_KEY, model)
+    if model in (kind, "rwkv"):
+        return shown(kind)
+    return f"{shown(kind)} (for llama.cpp: {shown(model)})"
 
 
 def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:

@@ -22,6 +22,8 @@ PACKAGES = (
     ("gguf", "gguf", "required"),
     ("safetensors", "safetensors", "required"),
     ("pyrwkv-tokenizer", "pyrwkv_tokenizer", "World vocabulary, for converting"),
+    ("tokenizers", "tokenizers", "models with a tokenizer.json: Pile, Raven"),
+    ("sentencepiece", "sentencepiece", "models with a sentencepiece tokenizer"),
     ("llama-cpp-python", "llama_cpp", "backend llama"),
 )
 

@@ -17,7 +17,7 @@ from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.converters.arch import AsStored, CheckpointReader, Source, recognise
 from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
 from rwkv_edge.converters.gguf_file import FILE_TYPES, GgufHeader, PlannedTensor, pad, write_header
-from rwkv_edge.converters.vocabulary import Vocabulary, choose_vocabulary
+from rwkv_edge.converters.tokenizers import EmbeddedTokenizer, choose_tokenizer
 from rwkv_edge.errors import FormatError, InputError, RwkvEdgeError, UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import BF16, F16, F32, QUANT_FORMATS, Bytes, QuantFormat
@@ -41,8 +41,9 @@ SPARE_BYTES = 16 << 20
 class ConversionSummary:
     """What was written.
 
-    n_bytes: size of the file; weight_type: "Q4_0" and so on; tokenizer: "world" or "bytes";
-    vocabulary: where the tokens came from; notes: sentences for the user, often none.
+    n_bytes: size of the file; weight_type: "Q4_0" and so on; tokenizer: its kind,
+    "world", "bytes", "huggingface" or "sentencepiece"; vocabulary: where it came from; notes:
+    sentences for the user, often none.
     """
 
     path: Path
@@ -61,15 +62,16 @@ def convert(
     destination: str | Path,
     weight_type: str = "Q4_0",
     *,
-    vocabulary: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Convert a `.pth` or safetensors checkpoint to a GGUF, which appears whole or not at all.
 
     weight_type: "Q4_0", "Q8_0", "F16", "BF16" or "F32", for the large matrices.
-    vocabulary: a file in the World format; by default `<source stem>.vocab.txt` beside the
-    source, else World or bytes, by the number of embeddings.
+    tokenizer: a vocabulary in the World format, a Hugging Face tokenizer.json or a sentencepiece
+    model; by default `<source stem>.vocab.txt` beside the source, else what the number of
+    embeddings says, see `choose_tokenizer`.
     threads: default, all that the machine has, at most MAX_THREADS.
     progress: called with (bytes done, bytes in all).
     Raises RwkvEdgeError.
@@ -83,7 +85,7 @@ def convert(
     with open_checkpoint(source) as checkpoint:
         require_other_file(source, destination)
         reader, hp = recognised(checkpoint)
-        words = choose_vocabulary(source, hp.n_vocab, vocabulary)
+        words = choose_tokenizer(source, hp.n_vocab, tokenizer)
         architecture = architecture_of(hp.version)
         specs = architecture.tensors(hp)
         tensors = [PlannedTensor(spec, format_of(spec, weight_type)) for spec in specs]
@@ -92,7 +94,7 @@ def convert(
             name=source.stem,
             weight_type=weight_type,
             metadata=architecture.gguf_metadata(hp),
-            vocabulary=words,
+            tokenizer=words,
             n_vocab=hp.n_vocab,
             tensors=tensors,
         )
@@ -196,7 +198,7 @@ def encoded_tensor(
 
 
 def notes_on(
-    tensors: list[PlannedTensor], weight_type: str, vocabulary: Vocabulary, hp: Hyperparameters
+    tensors: list[PlannedTensor], weight_type: str, words: EmbeddedTokenizer, hp: Hyperparameters
 ) -> Iterator[str]:
     """What the user did not ask for but got."""
     asked = QUANT_FORMATS[weight_type]
@@ -206,8 +208,8 @@ def notes_on(
             f"{len(other)} matrices are F16: {weight_type} needs rows of a multiple of "
             f"{asked.block_len} weights"
         )
-    if vocabulary.n_ids < hp.n_vocab and not vocabulary.is_world:
-        yield f"the vocabulary has {vocabulary.n_ids} ids of {hp.n_vocab}: the rest is padding"
+    if words.n_ids < hp.n_vocab and not words.is_padded_always:
+        yield f"the vocabulary has {words.n_ids} ids of {hp.n_vocab}: the rest is padding"
 
 
 def require_other_file(source: Path, destination: Path) -> None:

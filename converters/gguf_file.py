@@ -10,9 +10,10 @@ import gguf
 import numpy as np
 
 from rwkv_edge.arch import TensorSpec
-from rwkv_edge.converters.vocabulary import Vocabulary
+from rwkv_edge.chat_templates import TEMPLATE_KEY
+from rwkv_edge.converters.tokenizers import EmbeddedTokenizer
 from rwkv_edge.quant import QuantFormat
-from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, escape_token
+from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 # `general.file_type`: how llama.cpp calls a file by most of its weights.
@@ -23,9 +24,6 @@ FILE_TYPES = {
     "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
     "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
-END_OF_DOCUMENT = "<s>"
-# llama.cpp knows the template of World models by this name.
-WORLD_CHAT_TEMPLATE = "rwkv-world"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class GgufHeader:
     name: str
     weight_type: str
     metadata: Mapping[str, int | float]
-    vocabulary: Vocabulary
+    tokenizer: EmbeddedTokenizer
     n_vocab: int
     tensors: list[PlannedTensor]
 
@@ -72,7 +70,7 @@ def write_header(file: BinaryIO, header: GgufHeader) -> None:
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, value)
-    add_tokenizer(writer, header.vocabulary, header.n_vocab)
+    add_tokenizer(writer, header.tokenizer, header.n_vocab)
     for tensor in header.tensors:
         writer.add_tensor_info(
             tensor.spec.name,
@@ -96,25 +94,9 @@ def pad(file: BinaryIO) -> None:
     file.write(bytes(-file.tell() % ALIGNMENT))
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary, n_vocab: int) -> None:
-    """The vocabulary as llama.cpp reads it, and which of our tokenizers reads it."""
-    control, unused = gguf.TokenType.CONTROL, gguf.TokenType.UNUSED
-    ends_documents = vocabulary.first_id == 1
-    tokens = [END_OF_DOCUMENT] if ends_documents else []
-    types = [control] if ends_documents else []
-    tokens += [escape_token(token) for token in vocabulary.tokens]
-    types += [gguf.TokenType.NORMAL] * len(vocabulary.tokens)
-    types += [unused] * (n_vocab - len(tokens))
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), n_vocab)]
-    writer.add_tokenizer_model("rwkv")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    if ends_documents:
-        writer.add_bos_token_id(0)
-        writer.add_eos_token_id(0)
-        # Not 261, "\n\n", which llama.cpp's own converter writes: any blank line would end a text.
-        writer.add_eot_token_id(0)
-    writer.add_add_bos_token(False)
-    if vocabulary.is_world:
-        writer.add_chat_template(WORLD_CHAT_TEMPLATE)
-    writer.add_string(KIND_KEY, vocabulary.kind)
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: EmbeddedTokenizer, n_vocab: int) -> None:
+    """The tokenizer whole, which of ours reads it, and how its models chat."""
+    tokenizer.add_keys(writer, n_vocab)
+    writer.add_string(KIND_KEY, tokenizer.kind)
+    if tokenizer.chat_template is not None:
+        writer.add_string(TEMPLATE_KEY, tokenizer.chat_template)

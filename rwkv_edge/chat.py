@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwkv_edge.chat_template_file import TEMPLATE_SUFFIX, read_chat_template
 from rwkv_edge.chat_templates import (
     CHAT_TEMPLATES,
     AnswerSplitter,
@@ -44,6 +45,8 @@ class _Moment:
     state: State
     unread: str
     turns: tuple[Turn, ...]
+    # Whether nothing was read yet.
+    is_first: bool = False
 
 
 class Chat:
@@ -54,20 +57,22 @@ class Chat:
         model: "Model",
         system: str | None = None,
         *,
-        template: str | ChatTemplate = "world",
+        template: str | Path | ChatTemplate | None = None,
         sampling: SamplingOptions | None = None,
         seed: int | None = None,
         max_tokens: int = 2000,
     ) -> None:
-        """system: what precedes the conversation. max_tokens: of one answer. Raises InputError."""
+        """system: what precedes the conversation. template: a name, a JSON file, or None for the
+        one that the model's file names. max_tokens: of one answer. Raises InputError, FormatError.
+        """
         self.model = model
-        self.template = find_template(template)
+        self.template = find_template(model.chat_template if template is None else template)
         self.sampling = sampling or SamplingOptions()
         self.seed = seed
         self.max_tokens = max_tokens
         self._system = self.template.system(system)
         # `unread` is text that belongs to the conversation and is fed with the next turn.
-        self._now = _Moment(model.new_state(), self._system, ())
+        self._now = _Moment(model.new_state(), self._system, (), is_first=True)
         self._before: deque[_Moment] = deque(maxlen=UNDO_DEPTH)
         # Weak, so that an answer whose iterator is dropped has ended then.
         self._answering: weakref.ref[Generator[str, None, None]] | None = None
@@ -112,7 +117,7 @@ class Chat:
         # Another seed for every turn, so that the same question is not answered the same way.
         seed = None if self.seed is None else self.seed + len(now.turns)
         stream = self.model.stream(
-            prompt,
+            self._encode(prompt),
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             seed=seed,
@@ -144,6 +149,11 @@ class Chat:
             else:
                 # Ctrl-C while the question was read, or a failure: it was not said.
                 self._now = before
+
+    def _encode(self, text: str) -> list[int]:
+        """The tokens of what is read next."""
+        tokenizer = self.model.tokenizer
+        return tokenizer.encode(text) if self._now.is_first else tokenizer.encode_more(text)
 
     def _finish(self, stream: Stream, text: str, thinking: str, answer: str) -> None:
         turn = Turn(text, answer, thinking, stream.finish_reason)
@@ -183,7 +193,7 @@ class Chat:
     def reset(self) -> None:
         """Start over after the system text."""
         self._end_answer()
-        self._now = _Moment(self.model.new_state(), self._system, ())
+        self._now = _Moment(self.model.new_state(), self._system, (), is_first=True)
         self._before.clear()
 
     def save(self, path: str | Path) -> None:
@@ -191,7 +201,7 @@ class Chat:
         self._end_answer()
         state = self._now.state.clone()
         if self._now.unread:
-            self.model.forward(self.model.tokenizer.encode(self._now.unread), state)
+            self.model.forward(self._encode(self._now.unread), state)
         state.save(path)
 
     def load(self, path: str | Path) -> None:
@@ -201,11 +211,20 @@ class Chat:
         self._before.clear()
 
 
-def find_template(template: str | ChatTemplate) -> ChatTemplate:
-    """A template by its name; raises InputError for one that does not exist."""
+def find_template(template: str | Path | ChatTemplate) -> ChatTemplate:
+    """A template by its name, or out of a file that is called *.json.
+
+    Raises InputError for one that does not exist, FormatError for a file that is none.
+    """
     if isinstance(template, ChatTemplate):
         return template
-    if template not in CHAT_TEMPLATES:
-        known = ", ".join(CHAT_TEMPLATES)
-        raise InputError(f"chat template {template!r} does not exist; there are {known}")
-    return CHAT_TEMPLATES[template]
+    if isinstance(template, str) and template in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[template]
+    path = Path(template)
+    if path.suffix.lower() == TEMPLATE_SUFFIX:
+        return read_chat_template(path)
+    known = ", ".join(CHAT_TEMPLATES)
+    raise InputError(
+        f"chat template {str(template)!r} does not exist; there are {known}, and files that are "
+        f"called *{TEMPLATE_SUFFIX}"
+    )

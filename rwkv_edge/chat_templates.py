@@ -1,10 +1,11 @@
 """How a conversation becomes the text that chat models were trained on, and how answers are read.
 
-A template is data: a model with other speakers is one more entry of `CHAT_TEMPLATES`.
+A template is data: a model with other speakers is one more entry of `CHAT_TEMPLATES`, or a file,
+see `chat_template_file`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -124,7 +125,26 @@ WORLD: Final = ChatTemplate(
     stops=("\n\nUser", "\n\nSystem:", "\n\nAssistant:"),
 )
 
-CHAT_TEMPLATES: Final = MappingProxyType({template.name: template for template in (WORLD,)})
+# Raven, the chat models of RWKV-4 Pile. They know no system text as such: what stands before the
+# first turn says who speaks. The colons keep a paragraph about Bob from ending the answer.
+RAVEN: Final = ChatTemplate(
+    name="raven",
+    system_prefix="",
+    user_prefix="Bob: ",
+    assistant_prefix="Alice:",
+    separator="\n\n",
+    stops=("\n\nBob:", "\n\nAlice:"),
+)
+
+CHAT_TEMPLATES: Final = MappingProxyType({template.name: template for template in (WORLD, RAVEN)})
+# This project's key in a GGUF: a name in CHAT_TEMPLATES. Without it, WORLD.
+TEMPLATE_KEY: Final = "rwkv_edge.chat_template"
+
+
+def template_name_in_gguf(metadata: Mapping[str, object]) -> str:
+    """Which template a model's metadata name; it may be one that is not known here."""
+    name = metadata.get(TEMPLATE_KEY)
+    return name if isinstance(name, str) else WORLD.name
 
 
 def split_answer(text: str, think: ThinkMode = ThinkMode.NONE) -> tuple[str, str]:

@@ -168,7 +168,7 @@ class Stream(Iterator[str]):
         self._take_back(rollback.n_tokens)
         self._recent.clear()
         if rollback.text_before:
-            again = self._model.tokenizer.encode(rollback.text_before)
+            again = self._model.tokenizer.encode_more(rollback.text_before)
             self._model.forward(again, self.state)
             self.tokens += again
 

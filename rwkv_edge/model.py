@@ -57,6 +57,7 @@ class Model:
         self.path = file.path
         self.hyperparameters = file.hyperparameters
         self.tokenizer: Tokenizer = file.tokenizer
+        self.chat_template: str = file.chat_template
         self.fingerprint = file.fingerprint
         architecture = architecture_of(self.hyperparameters.version)
         self.state_shapes: dict[str, Shape] = architecture.state_shapes(self.hyperparameters)
@@ -170,12 +171,18 @@ class Model:
             options = replace(options, top_p=top_p)
         if top_k is not None:
             options = replace(options, top_k=top_k)
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else prompt
+        tokens = self._encoded(prompt, begins=state is None)
         if len(tokens) == 0:
             raise InputError("the prompt is empty; give at least one character")
         sampler = Sampler(options, self.hyperparameters.n_vocab, seed, self._unpenalized)
         state = self.new_state() if state is None else state
         return Stream(self, tokens, state, sampler, max_tokens=max_tokens, stop=stop)
+
+    def _encoded(self, prompt: str | bytes | Tokens, *, begins: bool) -> Tokens:
+        if not isinstance(prompt, (str, bytes)):
+            return prompt
+        tokenizer = self.tokenizer
+        return tokenizer.encode(prompt) if begins else tokenizer.encode_more(prompt)
 
     def generate(
         self,
@@ -209,12 +216,16 @@ class Model:
         self,
         system: str | None = None,
         *,
-        template: str | ChatTemplate = "world",
+        template: str | Path | ChatTemplate | None = None,
         sampling: SamplingOptions | None = None,
         seed: int | None = None,
         max_tokens: int = 2000,
     ) -> Chat:
-        """A new conversation, see `Chat`; max_tokens bounds one answer. Raises InputError."""
+        """A new conversation, see `Chat`; max_tokens bounds one answer.
+
+        template: "world", "raven", a JSON file, or None for the one that the model's file names.
+        Raises InputError, FormatError.
+        """
         return Chat(
             self,
             system,

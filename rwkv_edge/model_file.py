@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from rwkv_edge.arch import ARCHITECTURES, Architecture, Role, TensorSpec
-from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.chat_templates import template_name_in_gguf
+from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError
 from rwkv_edge.gguf_reader import GgufFile, GgufTensor, shown
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.tokenizers import Tokenizer, tokenizer_from_gguf
@@ -84,8 +85,13 @@ class ModelFile:
                 raise FormatError(f"{self.path}: key {key} is {shown(value)}, not a text")
         try:
             return tokenizer_from_gguf(self.gguf.metadata, self.hyperparameters.n_vocab)
-        except (FormatError, UnsupportedModelError) as error:
+        except (FormatError, UnsupportedModelError, BackendUnavailableError) as error:
             raise type(error)(f"{self.path}: {error}") from None
+
+    @property
+    def chat_template(self) -> str:
+        """The name of the chat template that the model was trained on, as far as the file says."""
+        return template_name_in_gguf(self.gguf.metadata)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -98,7 +98,7 @@ def unpenalized_tokens(tokenizer: Tokenizer) -> frozenset[int]:
         for end in range(start + 1, len(text) + 1):
             # A vocabulary need not have them all.
             with suppress(InputError):
-                tokens.update(tokenizer.encode(text[start:end]))
+                tokens.update(tokenizer.encode_more(text[start:end]))
     return frozenset(tokens)
 
 

@@ -488,3 +488,48 @@ def test_a_turn_on_a_closed_model_fails_and_is_no_turn(f32_gguf: Path) -> None:
     with pytest.raises(RwkvEdgeError, match="is closed"):
         list(chat.send("Still there?"))
     assert [turn.user for turn in chat.turns] == ["Hi"]
+
+
+def test_only_the_beginning_of_a_conversation_is_encoded_as_one(
+    words_model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Some tokenizers put a space before every text: it must not come into the middle of one."""
+    tokenizer = type(words_model.tokenizer)
+    calls: list[tuple[str, str]] = []
+    encode = tokenizer.encode
+    for name in ("encode", "encode_more"):
+
+        def spy(self: Any, text: str, name: str = name) -> list[int]:
+            calls.append((name, text))
+            return encode(self, text)
+
+        monkeypatch.setattr(tokenizer, name, spy)
+    chat = words_model.chat("Be brief.", max_tokens=3, sampling=SamplingOptions(temperature=0))
+    for text in ("One", "Two"):
+        "".join(chat.send(text))
+    chat.save(tmp_path / "a.state")
+    chat.undo()
+    "".join(chat.send("Three"))
+    chat.undo()
+    chat.undo()
+    "".join(chat.send("Four"))
+    prompts = [(name, text) for name, text in calls if "User: " in text or text == "\n\n"]
+    assert [name for name, _ in prompts] == [
+        "encode", "encode_more", "encode_more", "encode_more", "encode",
+    ]  # fmt: skip
+    assert prompts[0][1] == "System: Be brief.\n\nUser: One\n\nAssistant:"
+    calls.clear()
+    loaded = words_model.chat(max_tokens=3)
+    loaded.load(tmp_path / "a.state")
+    "".join(loaded.send("Five"))
+    assert ("encode_more", "User: Five\n\nAssistant:") in calls
+
+
+def test_a_prompt_after_a_state_is_text_that_goes_on(
+    words_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = type(words_model.tokenizer)
+    monkeypatch.setattr(tokenizer, "encode_more", lambda self, text: [70])
+    _, state = words_model.forward([66])
+    assert words_model.stream("whatever", state=state).n_prompt_tokens == 1
+    assert words_model.stream("whatever").n_prompt_tokens == len("whatever")

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from rwkv_edge.chat_templates import (
     CHAT_TEMPLATES,
+    RAVEN,
     WORLD,
     AnswerSplitter,
     ChatTemplate,
@@ -11,6 +12,7 @@ from rwkv_edge.chat_templates import (
     ThinkLength,
     ThinkMode,
     split_answer,
+    template_name_in_gguf,
 )
 from rwkv_edge.errors import InputError
 from rwkv_edge.tokenizers import WorldTokenizer
@@ -127,6 +129,36 @@ def test_stops_end_an_answer_at_the_next_turn_and_not_at_a_paragraph() -> None:
     next_turn = WORLD.separator + WORLD.turn("Hi")
     assert any(next_turn.startswith(stop) for stop in WORLD.stops)
     assert not any(stop in " First.\n\nSystems and assistants differ." for stop in WORLD.stops)
+
+
+def test_raven_speaks_as_bob_and_alice() -> None:
+    """As published with those models."""
+    assert CHAT_TEMPLATES["raven"] is RAVEN
+    assert RAVEN.turn("Hello") == "Bob: Hello\n\nAlice:"
+    assert RAVEN.system("A talk between Bob and Alice.\n\nNo lies.") == (
+        "A talk between Bob and Alice.\nNo lies.\n\n"
+    )
+    messages = [Message("user", "Hi"), Message("assistant", "Hi!"), Message("user", "Well?")]
+    assert RAVEN.prompt(messages) == "Bob: Hi\n\nAlice: Hi!\n\nBob: Well?\n\nAlice:"
+
+
+def test_raven_ends_an_answer_at_the_next_turn_and_not_at_a_paragraph_about_bob() -> None:
+    next_turn = RAVEN.separator + RAVEN.turn("Hi")
+    assert any(next_turn.startswith(stop) for stop in RAVEN.stops)
+    assert all(stop.startswith(RAVEN.separator) for stop in RAVEN.stops)
+    assert not any(stop in " Once.\n\nBob and Alice met." for stop in RAVEN.stops)
+
+
+@given(HOSTILE, HOSTILE)
+def test_no_text_can_end_its_own_turn_with_raven(system: str, user: str) -> None:
+    prompt = RAVEN.system(system) + RAVEN.turn(user)
+    assert prompt.count("\n\n") == (2 if RAVEN.clean(system) else 1)
+
+
+def test_a_model_s_file_names_its_template() -> None:
+    assert template_name_in_gguf({"rwkv_edge.chat_template": "raven"}) == "raven"
+    assert template_name_in_gguf({"tokenizer.chat_template": "rwkv-world"}) == "world"
+    assert template_name_in_gguf({"rwkv_edge.chat_template": 3}) == "world"
 
 
 # Answers

@@ -36,6 +36,13 @@ def chat(
     think: Annotated[
         str, typer.Option(help="How answers begin: none, think, fake or fake_short.")
     ] = "none",
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How turns are written: world, raven, or a JSON file; default: as the model says.",
+        ),
+    ] = None,
     load: Annotated[
         Path | None, typer.Option(help="Go on from a conversation that /save kept.")
     ] = None,
@@ -65,13 +72,14 @@ def chat(
         frequency_penalty=frequency_penalty,
     )
     with open_model(model_path, backend, threads) as model:
-        conversation = Conversation(model, chosen, seed, max_tokens)
+        conversation = Conversation(model, chosen, seed, max_tokens, template)
         conversation.begin(system)
         conversation.set_think(think)
         if load is not None:
             conversation.chat.load(load)
         if is_interactive():
-            console.note(f"{model.info.name}. /help shows commands, /quit leaves.")
+            name = conversation.chat.template.name
+            console.note(f"{model.info.name}, template {name}. /help shows commands, /quit leaves.")
         talk(conversation)
 
 
@@ -84,19 +92,29 @@ class Conversation:
     """A chat and the commands that change it."""
 
     def __init__(
-        self, model: Model, options: SamplingOptions, seed: int | None, max_tokens: int
+        self,
+        model: Model,
+        options: SamplingOptions,
+        seed: int | None,
+        max_tokens: int,
+        template: str | None,
     ) -> None:
         self.model = model
         self.options = options
         self.seed = seed
         self.max_tokens = max_tokens
+        self.template = template
         self.begin(None)
         self.set_think("none")
 
     def begin(self, system: str | None) -> None:
         """Forget everything, the earlier instructions too."""
         self.chat: Chat = self.model.chat(
-            system, sampling=self.options, seed=self.seed, max_tokens=self.max_tokens
+            system,
+            template=self.template,
+            sampling=self.options,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
         )
 
     def set_think(self, name: str) -> None:

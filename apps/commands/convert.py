@@ -26,11 +26,14 @@ def convert(
     type_name: Annotated[
         str | None, typer.Option("--type", metavar="NAME", help="Any of these, by its name: Q8_0.")
     ] = None,
-    vocab: Annotated[
+    tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="Vocabulary file in the World format; default: NAME.vocab.txt beside the "
-            "checkpoint, else World or bytes by the number of embeddings."
+            "--tokenizer",
+            "--vocab",
+            help="A vocabulary in the World format, a Hugging Face tokenizer.json or a "
+            "sentencepiece .model; default: NAME.vocab.txt beside the checkpoint, else by the "
+            "number of embeddings: World, bytes, or 20B_tokenizer.json beside it.",
         ),
     ] = None,
     threads: Annotated[
@@ -53,7 +56,7 @@ def convert(
             checkpoint,
             destination,
             weight_type,
-            vocabulary=vocab,
+            tokenizer=tokenizer,
             threads=threads,
             progress=progress,
         )
@@ -65,8 +68,14 @@ def convert(
         f"{summary.path}: RWKV-{hp.version}, {hp.n_layer} layers of {hp.n_embd}, "
         f"{summary.weight_type}, {console.human_bytes(summary.n_bytes)}, in {summary.seconds:.1f} s"
     )
+    print(f"tokenizer: {summary.tokenizer}{origin_of(summary.tokenizer, summary.vocabulary)}")
     for line in summary.notes:
         print(f"note: {line}")
+
+
+def origin_of(kind: str, origin: str) -> str:
+    """Where a tokenizer came from, unless its kind says it all."""
+    return "" if origin == kind else f", from {origin}"
 
 
 def chosen_type(flagged: list[str], type_name: str | None) -> str:

@@ -91,12 +91,12 @@ def outdated(destination: Path) -> Iterator[Path]:
 def digest_of(path: Path, weight_type: str) -> str:
     """Names a checkpoint's contents by sizes and times; reading them all would take too long.
 
-    The vocabulary beside it goes into the GGUF, too.
+    The tokenizer beside it goes into the GGUF, too.
     """
-    from rwkv_edge.converters.vocabulary import BESIDE_SUFFIX
+    from rwkv_edge.converters.tokenizers import files_beside
 
     described = [f"{CACHE_FORMAT} {weight_type}"]
-    for source in (path, path.with_name(path.stem + BESIDE_SUFFIX)):
+    for source in (path, *files_beside(path)):
         with contextlib.suppress(FileNotFoundError):
             found = source.stat()
             described.append(f"{source.name} {found.st_size} {found.st_mtime_ns}")

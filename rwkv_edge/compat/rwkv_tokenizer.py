@@ -5,11 +5,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwkv_edge.errors import InputError, RwkvEdgeError, UnsupportedModelError
+from rwkv_edge.errors import InputError
 from rwkv_edge.tokenizers.world import WorldTokenizer
 
 if TYPE_CHECKING:
-    from rwkv_edge.converters.vocabulary import Vocabulary
+    from rwkv_edge.tokenizers.vocabulary_file import Vocabulary
 
 __all__ = ["TRIE_TOKENIZER"]
 
@@ -25,7 +25,7 @@ class TRIE_TOKENIZER:
     """
 
     def __init__(self, file_name: str | PathLike[str]) -> None:
-        from rwkv_edge.converters.vocabulary import read_vocabulary
+        from rwkv_edge.tokenizers.vocabulary_file import read_vocabulary
 
         self._use(read_vocabulary(Path(file_name)))
 
@@ -37,7 +37,7 @@ class TRIE_TOKENIZER:
     @classmethod
     def world(cls) -> "TRIE_TOKENIZER":
         """World's own vocabulary, out of whichever package carries it."""
-        from rwkv_edge.converters.vocabulary import world_vocabulary
+        from rwkv_edge.tokenizers.vocabulary_file import world_vocabulary
 
         tokenizer = cls.__new__(cls)
         tokenizer._use(world_vocabulary())
@@ -74,26 +74,42 @@ class TRIE_TOKENIZER:
         print()
 
 
-def load_tokenizer(word_name: str | PathLike[str]) -> TRIE_TOKENIZER:
-    """The tokenizer that PIPELINE's WORD_NAME means: World, or a file.
+class FileTokenizer:
+    """A `20B_tokenizer.json`, or a tokenizer file of another kind, by `encode` and `decode`.
 
-    Raises FormatError, UnsupportedModelError, InputError.
+    Unlike in the official package, no text becomes a control id. Raises FormatError,
+    UnsupportedModelError, and BackendUnavailableError if a package is missing that reads it.
     """
+
+    def __init__(self, file_name: str | PathLike[str]) -> None:
+        from rwkv_edge.tokenizers import load_tokenizer as load_any
+
+        self._tokenizer = load_any(file_name)
+
+    def encode(self, src: str) -> list[int]:
+        """The ids of a text."""
+        return self._tokenizer.encode(src)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of the ids, with U+FFFD where it is none; ids without a text have none."""
+        tokenizer = self._tokenizer
+        return tokenizer.decode(token for token in tokens if 0 <= token < tokenizer.n_vocab)
+
+
+def load_tokenizer(word_name: str | PathLike[str]) -> TRIE_TOKENIZER | FileTokenizer:
+    """The tokenizer that PIPELINE's WORD_NAME means: World, or a file of any kind.
+
+    Raises FormatError, UnsupportedModelError, BackendUnavailableError, InputError.
+    """
+    from rwkv_edge.tokenizers.files import kind_of
+
     name = fspath(word_name)
     if name == WORLD_NAME:
         return TRIE_TOKENIZER.world()
     if name == "cl100k_base":
         raise InputError("the tokenizer cl100k_base belongs to no RWKV model that can be run here")
-    if name.endswith(".json"):
-        raise UnsupportedModelError(
-            f"{name}: this release reads no tokenizer.json; name a vocabulary in the World format, "
-            f'or "{WORLD_NAME}"'
-        )
-    try:
-        return TRIE_TOKENIZER(name)
-    except RwkvEdgeError as error:
-        if Path(name).exists():
-            raise
+    if not Path(name).exists():
         raise InputError(
             f'WORD_NAME {name!r} is neither "{WORLD_NAME}" nor a file with a vocabulary'
-        ) from error
+        )
+    return TRIE_TOKENIZER(name) if kind_of(Path(name)) == "world" else FileTokenizer(name)

@@ -29,8 +29,16 @@ class Tokenizer(ABC):
     def encode(self, text: str | bytes) -> list[int]:
         """The ids of `text` (a str is taken as UTF-8), which `decode_bytes` turns back exactly.
 
-        Raises InputError where the vocabulary cannot express a byte.
+        Tokenizers out of foreign files give back what their own rules make of the text, see
+        `PieceTokenizer`. Raises InputError where the vocabulary cannot express a byte.
         """
+
+    def encode_more(self, text: str | bytes) -> list[int]:
+        """As `encode`, of a text that goes on where another one ended.
+
+        They differ where a tokenizer begins every text with a space of its own. Raises InputError.
+        """
+        return self.encode(text)
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:

@@ -1,6 +1,8 @@
-"""Vocabularies inside GGUF files: token texts escaped as llama.cpp reads them.
+"""Tokenizers inside GGUF files.
 
-A token's text is the repr of its bytes with the quotes off: ASCII, whatever the bytes are.
+A vocabulary in the World format is a list of texts, escaped as llama.cpp reads them: the repr of
+a token's bytes with the quotes off, ASCII, whatever the bytes are. Tokenizers of other makers lie
+in the GGUF as the very file that they came in.
 """
 
 import re
@@ -12,13 +14,20 @@ import numpy as np
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.tokenizers.base import Tokenizer, utf8
 from rwkv_edge.tokenizers.byte_level import N_BYTES, ByteTokenizer
+from rwkv_edge.tokenizers.huggingface import HuggingFaceTokenizer
+from rwkv_edge.tokenizers.sentence_pieces import SentencePieceTokenizer
 from rwkv_edge.tokenizers.world import WorldTokenizer
 
 MODEL_KEY = "tokenizer.ggml.model"
 TOKENS_KEY = "tokenizer.ggml.tokens"
 TYPES_KEY = "tokenizer.ggml.token_type"
-# This project's own: "world" (the default) or "bytes".
+# The whole of a `tokenizer.json`, a text. Source: the GGUF specification.
+HUGGINGFACE_KEY = "tokenizer.huggingface.json"
+# This project's own: one of KINDS; without it, what the other keys say.
 KIND_KEY = "rwkv_edge.tokenizer"
+# The whole of a sentencepiece `.model`, an array of bytes.
+SENTENCEPIECE_KEY = "rwkv_edge.tokenizer.sentencepiece"
+KINDS = ("world", "bytes", "huggingface", "sentencepiece")
 
 # World holds 0.6 MB; what reads a vocabulary takes memory in proportion.
 MAX_TEXT_BYTES = 1 << 23
@@ -82,20 +91,40 @@ def unescape_tokens(stored: Sequence[str | bytes]) -> list[bytes]:
     ]
 
 
+def kind_in_gguf(metadata: Mapping[str, object]) -> str:
+    """Which of KINDS a file holds. Raises FormatError for none, UnsupportedModelError."""
+    model = metadata.get(MODEL_KEY)
+    if model is None:
+        raise FormatError(f"key {MODEL_KEY} is missing, so the model has no tokenizer")
+    if model != "rwkv" and HUGGINGFACE_KEY not in metadata and SENTENCEPIECE_KEY not in metadata:
+        raise UnsupportedModelError(
+            f"its tokenizer is {model!r}; only 'rwkv' can be used here, and what {HUGGINGFACE_KEY} "
+            "holds"
+        )
+    kind = metadata.get(KIND_KEY, "world" if model == "rwkv" else "huggingface")
+    if kind not in KINDS:
+        raise UnsupportedModelError(f"key {KIND_KEY} is {kind!r}; known are {', '.join(KINDS)}")
+    return str(kind)
+
+
 def tokenizer_from_gguf(metadata: Mapping[str, object], n_vocab: int) -> Tokenizer:
     """The tokenizer that a model's metadata describe, with ids 0..n_vocab-1.
 
     Ids past the stored tokens have no text. Raises UnsupportedModelError for another kind of
-    tokenizer, FormatError for damage; the messages do not name the file.
+    tokenizer, FormatError for damage, BackendUnavailableError if it needs a package that is not
+    installed; the messages do not name the file.
     """
-    model = metadata.get(MODEL_KEY)
-    if model is None:
-        raise FormatError(f"key {MODEL_KEY} is missing, so the model has no tokenizer")
-    if model != "rwkv":
-        raise UnsupportedModelError(f"its tokenizer is {model!r}; only 'rwkv' can be used here")
-    kind = metadata.get(KIND_KEY, "world")
-    if kind not in ("world", "bytes"):
-        raise UnsupportedModelError(f"key {KIND_KEY} is {kind!r}; known are 'world' and 'bytes'")
+    kind = kind_in_gguf(metadata)
+    if kind == "huggingface":
+        json = metadata.get(HUGGINGFACE_KEY)
+        if not isinstance(json, str):
+            raise FormatError(f"key {HUGGINGFACE_KEY} is missing or not a text")
+        return HuggingFaceTokenizer(json, n_vocab)
+    if kind == "sentencepiece":
+        stored_model = metadata.get(SENTENCEPIECE_KEY)
+        if not isinstance(stored_model, np.ndarray) or stored_model.dtype != np.uint8:
+            raise FormatError(f"key {SENTENCEPIECE_KEY} is missing or not an array of bytes")
+        return SentencePieceTokenizer(stored_model.tobytes(), n_vocab)
     stored = _stored_tokens(metadata, n_vocab)
     if kind == "bytes":
         if n_vocab < N_BYTES:

@@ -1,5 +1,6 @@
 """`rwkv-edge chat`, from a pipe and on a terminal."""
 
+import json
 import os
 import select
 import signal
@@ -62,6 +63,37 @@ def test_reset_and_system_begin_anew(run_process: Process, gguf: Path) -> None:
     assert result.stdout == f"{plain}\n{plain}\n{brief}\n"
     given = run_process("chat", gguf, "--system", "Be brief.", *GREEDY, input=QUESTION)
     assert given.stdout == f"{brief}\n"
+
+
+def test_a_template_can_be_named(run_process: Process, gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "quiz.json"
+    fields = {
+        "system_prefix": "", "user_prefix": "Q: ", "assistant_prefix": "A:",
+        "separator": "\n\n", "stops": ["\n\nQ:"],
+    }  # fmt: skip
+    path.write_text(json.dumps(fields))
+    for template in ("raven", str(path)):
+        result = run_process("chat", gguf, "--template", template, *GREEDY, input=QUESTION)
+        with Model.load(gguf) as model:
+            greedy = SamplingOptions(temperature=0)
+            chat = model.chat(template=template, sampling=greedy, max_tokens=15)
+            assert result.stdout == "".join(chat.send(QUESTION)) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("rave", "'rave' does not exist; there are world, raven"),
+        ("nowhere.json", "nowhere.json: cannot be read: No such file"),
+    ],
+)
+def test_a_template_that_does_not_exist_is_one_line(
+    run_process: Process, gguf: Path, template: str, message: str
+) -> None:
+    result = run_process("chat", gguf, "--template", template, input=QUESTION)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_saved_conversation_goes_on(run_process: Process, gguf: Path, tmp_path: Path) -> None:
@@ -178,7 +210,8 @@ class TestOnATerminal:
         terminal.type("/quit")
         assert terminal.process.wait(60) == 0
 
-    def test_ctrl_d_leaves(self, terminal: Terminal) -> None:
+    def test_ctrl_d_leaves_and_the_template_is_said(self, terminal: Terminal) -> None:
+        terminal.wait_for("template world. /help")
         terminal.wait_for("> ")
         os.write(terminal.here, b"\x04")
         assert terminal.process.wait(60) == 0

@@ -10,6 +10,7 @@ import pytest
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 
 from .conftest import Run
 
@@ -60,9 +61,42 @@ def test_output_and_json_say_what_was_written(run: Run, checkpoint: Path, tmp_pa
 def test_a_vocabulary_can_be_named(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     vocabulary = checkpoint.with_suffix(".vocab.txt").rename(tmp_path / "words.txt")
     refused = run("convert", checkpoint)
-    assert refused.failed_with("name a vocabulary file")
-    result = run("convert", checkpoint, "--vocab", vocabulary, "--json")
-    assert json.loads(result.out)["vocabulary"] == str(vocabulary)
+    assert refused.failed_with("name a tokenizer file")
+    for option in ("--tokenizer", "--vocab"):
+        result = run("convert", checkpoint, option, vocabulary, "--json")
+        assert json.loads(result.out)["vocabulary"] == str(vocabulary)
+    result = run("convert", checkpoint, "--tokenizer", vocabulary)
+    assert f"\ntokenizer: world, from {vocabulary}\n" in result.out
+
+
+def test_info_says_which_tokenizer_and_template_a_model_has(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    from tests.tokenizers.foreign_files import neox_json
+
+    write_synthetic(tmp_path / "m.pth", synthetic_hyperparameters(1, 64, n_vocab=640))
+    (tmp_path / "tokenizer.json").write_text(neox_json())
+    converted = run("convert", tmp_path / "m.pth")
+    assert f"\ntokenizer: huggingface, from {tmp_path / 'tokenizer.json'}\n" in converted.out
+    details = json.loads(run("info", tmp_path / "m-q4.gguf", "--json").out)["details"]
+    assert details["tokenizer"] == "huggingface (for llama.cpp: gpt2)"
+    assert "chat template" not in details
+    write_synthetic(tmp_path / "world.pth", synthetic_hyperparameters(1, 64))
+    assert "tokenizer: world, from pyrwkv_tokenizer\n" in run("convert", tmp_path / "world.pth").out
+    details = json.loads(run("info", tmp_path / "world-q4.gguf", "--json").out)["details"]
+    assert (details["tokenizer"], details["chat template"]) == ("world", "world")
+
+
+def test_a_tokenizer_that_does_not_fit_is_one_line(run: Run, checkpoint: Path) -> None:
+    wrong = checkpoint.with_name("tokenizer.json")
+    for content, message in (
+        (b"{}", "there is no object 'model'"),
+        (b"\xff", "is no tokenizer; wanted"),
+        (b"0 'a' 1\n" * 2, "line 2: id 0, wanted 1"),
+    ):
+        wrong.write_bytes(content)
+        assert run("convert", checkpoint, "--tokenizer", wrong).failed_with(message)
+    assert run("convert", checkpoint, "--tokenizer", "nowhere").failed_with("No such file")
+    assert not list(checkpoint.parent.glob("*.gguf"))
 
 
 @pytest.mark.parametrize("name", ["Q9", "", "IQ2_XXS"])

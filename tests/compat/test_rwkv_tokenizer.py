@@ -2,9 +2,10 @@
 
 import pytest
 
-from rwkv_edge import FormatError, InputError, RwkvEdgeError
+from rwkv_edge import FormatError, InputError
 from rwkv_edge.compat import PIPELINE
 from rwkv_edge.compat.rwkv_tokenizer import TRIE_TOKENIZER, load_tokenizer
+from tests.tokenizers.foreign_files import neox_json
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_world_is_the_official_one():
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("20B_tokenizer.json", RwkvEdgeError, "tokenizer.json"),
+        ("20B_tokenizer.json", InputError, "neither"),
         ("cl100k_base", InputError, "cl100k_base"),
         ("rwkv_vocab_v2023", InputError, "neither"),
     ],
@@ -68,6 +69,18 @@ def test_other_names_are_refused_with_what_would_do(name, error, message):
     with pytest.raises(error, match=message) as caught:
         PIPELINE(None, name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_json_gives_what_the_package_that_made_it_gives(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    (tmp_path / "20B_tokenizer.json").write_text(neox_json(), encoding="utf-8")
+    ours = load_tokenizer(tmp_path / "20B_tokenizer.json")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "20B_tokenizer.json"))
+    for text in ("the weather  today,\n\nand 世界 \U0001f999", "    x = 1\n", ""):
+        assert ours.encode(text) == theirs.encode(text).ids
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text).ids)
+    pipeline = PIPELINE(None, str(tmp_path / "20B_tokenizer.json"))
+    assert pipeline.decode(pipeline.encode("of the weather")) == "of the weather"
 
 
 def test_a_damaged_list_is_refused_by_its_own_error(tmp_path):

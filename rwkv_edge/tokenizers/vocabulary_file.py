@@ -1,4 +1,4 @@
-"""Vocabularies: what each token id stands for, and how a GGUF states it."""
+"""Vocabulary files in the World format, and where World's own is found."""
 
 import ast
 import importlib.util
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.tokenizers.base import Tokenizer
+from rwkv_edge.tokenizers.byte_level import N_BYTES, ByteTokenizer
+from rwkv_edge.tokenizers.world import WorldTokenizer
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 # Packages that carry it. Neither is imported: one is an extension module, the other wants torch.
 WORLD_PACKAGES = ("pyrwkv_tokenizer", "rwkv")
 WORLD_N_TOKENS = 65529
-# Embeddings are padded to this.
-WORLD_N_VOCAB = 65536
-BYTES_N_VOCAB = 256
-# A file of this name beside `model.pth` holds its vocabulary: `model.vocab.txt`.
-BESIDE_SUFFIX = ".vocab.txt"
 # The longest World token is 128 bytes.
 MAX_TOKEN_BYTES = 1024
 MAX_VOCABULARY_BYTES = 64 << 20
@@ -49,36 +47,22 @@ class Vocabulary:
         """One past the largest id."""
         return self.first_id + len(self.tokens)
 
-
-def choose_vocabulary(source: Path, n_vocab: int, chosen: str | Path | None) -> Vocabulary:
-    """The vocabulary of a checkpoint: a file that the caller names or that lies beside it,
-    else what the number of embeddings says. Raises FormatError, UnsupportedModelError.
-    """
-    beside = source.with_name(source.stem + BESIDE_SUFFIX)
-    if chosen is None and beside.is_file():
-        chosen = beside
-    if chosen is not None:
-        vocabulary = read_vocabulary(Path(chosen))
-    elif n_vocab == WORLD_N_VOCAB:
-        vocabulary = world_vocabulary()
-    elif n_vocab == BYTES_N_VOCAB:
-        vocabulary = byte_vocabulary()
-    else:
-        raise UnsupportedModelError(
-            f"{source}: has {n_vocab} embeddings; vocabularies are known for {WORLD_N_VOCAB} "
-            f"(World) and {BYTES_N_VOCAB} (bytes); name a vocabulary file, or put it at {beside}"
-        )
-    if vocabulary.n_ids > n_vocab:
-        raise FormatError(
-            f"{vocabulary.origin}: has ids up to {vocabulary.n_ids - 1}; {source} has embeddings "
-            f"for {n_vocab} ids; it belongs to another model"
-        )
-    return vocabulary
+    def tokenizer(self, n_vocab: int) -> Tokenizer:
+        """The tokenizer of a model of `n_vocab` ids. Raises FormatError if there are too few."""
+        if self.n_ids > n_vocab:
+            raise FormatError(
+                f"{self.origin}: has ids up to {self.n_ids - 1}; the model has embeddings for "
+                f"{n_vocab} ids; it belongs to another model"
+            )
+        if self.kind == "bytes":
+            return ByteTokenizer(n_vocab)
+        texts = [b""] * self.first_id + self.tokens
+        return WorldTokenizer(texts + [b""] * (n_vocab - self.n_ids))
 
 
 def byte_vocabulary() -> Vocabulary:
     """All 256 bytes, id 0 included: nothing ends a document."""
-    return Vocabulary("bytes", [bytes([i]) for i in range(BYTES_N_VOCAB)], 0, "bytes")
+    return Vocabulary("bytes", [bytes([i]) for i in range(N_BYTES)], 0, "bytes")
 
 
 def world_vocabulary() -> Vocabulary:

@@ -6,21 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from rwkv_edge.converters import vocabulary as vocabulary_module
-from rwkv_edge.converters.vocabulary import (
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.tokenizers import vocabulary_file
+from rwkv_edge.tokenizers.vocabulary_file import (
     WORLD_FILE,
     byte_vocabulary,
-    choose_vocabulary,
     parse_line,
     read_vocabulary,
     world_vocabulary,
 )
-from rwkv_edge.errors import FormatError, UnsupportedModelError
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "model.pth"
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -123,27 +117,17 @@ def test_world_is_found_without_importing_its_package() -> None:
 def test_without_a_package_the_message_says_which_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vocabulary_module, "WORLD_PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(vocabulary_file, "WORLD_PACKAGES", ("no_such_package",))
     with pytest.raises(UnsupportedModelError, match="pip install pyrwkv-tokenizer"):
         world_vocabulary()
 
 
-def test_the_number_of_embeddings_chooses(source: Path) -> None:
-    assert choose_vocabulary(source, 65536, None).is_world
-    assert choose_vocabulary(source, 256, None).kind == "bytes"
-    with pytest.raises(UnsupportedModelError, match=r"has 1000 embeddings.*model\.vocab\.txt"):
-        choose_vocabulary(source, 1000, None)
-
-
-def test_a_file_beside_the_checkpoint_is_used(source: Path, tmp_path: Path) -> None:
-    beside = write(tmp_path / "model.vocab.txt", *SMALL)
-    assert choose_vocabulary(source, 256, None).origin == str(beside)
-    named = write(tmp_path / "named.txt", *SMALL[:2])
-    assert choose_vocabulary(source, 256, named).origin == str(named)
-
-
-def test_a_vocabulary_larger_than_the_model_is_refused(source: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "v.txt", *SMALL)
-    assert choose_vocabulary(source, 7, path).n_ids == 7
-    with pytest.raises(FormatError, match=r"ids up to 6.*embeddings for 6 ids"):
-        choose_vocabulary(source, 6, path)
+def test_a_vocabulary_becomes_a_tokenizer_padded_to_the_model(tmp_path: Path) -> None:
+    tokenizer = read_vocabulary(write(tmp_path / "v.txt", *SMALL)).tokenizer(9)
+    assert tokenizer.encode("ab c\n\n") == [1, 2, 4]
+    assert (tokenizer.n_vocab, tokenizer.end_of_document) == (9, 0)
+    assert [tokenizer.token_bytes(token) for token in (0, 3, 7, 8)] == [b"", b"\xff", b"", b""]
+    assert byte_vocabulary().tokenizer(300).encode("é") == [0xC3, 0xA9]
+    assert world_vocabulary().tokenizer(65536).encode("\n\n") == [261]
+    with pytest.raises(FormatError, match=r"ids up to 6.*6 ids; it belongs to another model"):
+        read_vocabulary(tmp_path / "v.txt").tokenizer(6)
