@@ -234,7 +234,8 @@ class Model:
         text.
         """
         if isinstance(text, (str, bytes)):
-            return embed_texts(self, [text], prompt)[0]
+            vector: Float32Array = embed_texts(self, [text], prompt)[0]
+            return vector
         return embed_texts(self, text, prompt)
 
     @cached_property

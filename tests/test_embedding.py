@@ -10,7 +10,7 @@ from rwkv_edge.builtin import checkpoint_path
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.embedding import BATCH_TEXTS, PROMPT, embedding_of
 
-TEXTS = [f"Text {i}: " + "a llama and a barn. " * (i % 5) for i in range(2 * BATCH_TEXTS + 3)]
+TEXTS = [f"Text {i}: " + "a llama and a barn. " * (i % 5) for i in range(BATCH_TEXTS + 3)]
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, "", " is"])
