@@ -15,7 +15,7 @@ from rwkv_edge.arch import Shape, architecture_of
 from rwkv_edge.backend import Backend, Float32Array, Int32Array
 from rwkv_edge.chat import Chat
 from rwkv_edge.chat_templates import ChatTemplate
-from rwkv_edge.embedding import embedding_of
+from rwkv_edge.embedding import PROMPT, embed_texts
 from rwkv_edge.errors import InputError, RwkvEdgeError, StateMismatchError
 from rwkv_edge.generation import Stream
 from rwkv_edge.hyperparameters import Hyperparameters
@@ -235,10 +235,19 @@ class Model:
             max_tokens=max_tokens,
         )
 
-    def embed(self, text: str | bytes) -> Float32Array:
-        """A sentence embedding: (n_embd,) float32 of length 1. Raises InputError for no text."""
-        _, state = self.forward(self.tokenizer.encode(text))
-        return embedding_of(state.to_arrays())
+    def embed(
+        self, text: str | bytes | Sequence[str | bytes], *, prompt: str = PROMPT
+    ) -> Float32Array:
+        """A sentence embedding: (n_embd,) float32 of length 1; of several texts (B, n_embd).
+
+        Many texts run in batches; each gets what it would get alone. prompt: what is said after
+        each text before the state is looked at, "" for nothing. Raises InputError for an empty
+        text.
+        """
+        if isinstance(text, (str, bytes)):
+            vector: Float32Array = embed_texts(self, [text], prompt)[0]
+            return vector
+        return embed_texts(self, text, prompt)
 
     @cached_property
     def _unpenalized(self) -> frozenset[int]:

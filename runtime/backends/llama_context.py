@@ -125,8 +125,11 @@ class LlamaContext:
         if state.blob is not None:
             size = len(state.blob)
             buffer = (ctypes.c_uint8 * size).from_buffer_copy(state.blob)
-            if not self._library.llama_state_seq_set_data(self._context, buffer, size, slot):
-                raise BackendUnavailableError("llama.cpp refused a state of its own shape")
+            taken = self._library.llama_state_seq_set_data(self._context, buffer, size, slot)
+            if taken != size:
+                raise BackendUnavailableError(
+                    f"llama.cpp took {taken:,} of a state's {size:,} bytes; is there enough memory?"
+                )
         self._residents[slot] = weakref.ref(state)
         return slot
 
@@ -135,7 +138,12 @@ class LlamaContext:
         size = self._library.llama_state_seq_get_size(self._context, slot)
         buffer = (ctypes.c_uint8 * size)()
         written = self._library.llama_state_seq_get_data(self._context, buffer, size, slot)
-        return bytes(buffer[:written])
+        if not 0 < written == size:
+            raise BackendUnavailableError(
+                f"llama.cpp gave {written:,} of a state's {size:,} bytes; is there enough memory?"
+            )
+        # Not by a slice, which would be a list of one Python number a byte.
+        return bytes(buffer)
 
     def evict(self, slot: int) -> None:
         """Hand the state of a slot its blob; the slot is free then."""

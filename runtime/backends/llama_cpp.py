@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -18,19 +17,13 @@ from rwkv_edge.backend import Float32Array, Int32Array, StateArrays
 from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.backends.llama_context import BATCH_TOKENS, LlamaContext, LlamaState, Part
+from rwkv_edge.runtime.backends.llama_state import WKV_AXES, LlamaStateFormat
 from rwkv_edge.runtime.simd.cpu import physical_cores
 
 logger = logging.getLogger(__name__)
 
-# Versions that llama.cpp knows by the names of our files.
-VERSIONS = ("7",)
 # Sequences that a batch's context has room for at least, and at most.
 MIN_SLOTS, MAX_SLOTS = 16, 64
-# Before each layer's array in a state blob: ggml type, bytes.
-BLOB_ARRAY = struct.Struct("<iQ")
-GGML_F32 = 0
-# A blob begins with magic, sequence, cells, position and layers; releases differ in which.
-MAX_BLOB_HEADER = 64
 LOG_ERROR = 4
 
 
@@ -44,7 +37,8 @@ class LlamaCppBackend:
 
     def __init__(self, model: ModelFile, threads: int | None = None) -> None:
         self.hyperparameters = model.hyperparameters
-        if model.hyperparameters.version not in VERSIONS:
+        # Its states have a known layout in every version that llama.cpp runs.
+        if model.hyperparameters.version not in WKV_AXES:
             raise UnsupportedModelError(
                 f"{model.path}: llama.cpp has no RWKV-{model.hyperparameters.version}; "
                 "use --backend numba"
@@ -55,6 +49,8 @@ class LlamaCppBackend:
         self._shapes = architecture_of(model.hyperparameters.version).state_shapes(
             model.hyperparameters
         )
+        release = getattr(library, "__version__", "of an unknown release")
+        self._state_format = LlamaStateFormat(model.hyperparameters, release)
         model_options = library.llama_model_default_params()
         self.repacks = may_repack(library.llama_print_system_info(), cpu_libraries(library))
         model_options.use_extra_bufts = self.repacks
@@ -164,27 +160,13 @@ class LlamaCppBackend:
         return state.blob
 
     def state_to_arrays(self, state: object) -> StateArrays:
-        """Take llama.cpp's blob apart: shift states of each layer (att, ffn), then the matrices."""
+        """Take llama.cpp's blob apart; a fresh state has none."""
         assert isinstance(state, LlamaState)
         if state.position == 0:
             return {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
         with self._lock:
             blob = self._blob_of(state)
-        hp = self.hyperparameters
-        position = self._header_size(blob)
-        shifts: list[Float32Array] = []
-        matrices: list[Float32Array] = []
-        for rows, width in ((shifts, 2 * hp.n_embd), (matrices, hp.n_embd * hp.head_size)):
-            for _ in range(hp.n_layer):
-                position += BLOB_ARRAY.size
-                rows.append(np.frombuffer(blob, "<f4", width, position))
-                position += 4 * width
-        shift = np.stack(shifts).reshape(hp.n_layer, 2, hp.n_embd)
-        return {
-            "att_x": shift[:, 0].copy(),
-            "wkv": np.stack(matrices).reshape(self._shapes["wkv"]),
-            "ffn_x": shift[:, 1].copy(),
-        }
+        return self._state_format.read(blob)
 
     def state_views(self, state: object) -> None:
         """None: llama.cpp's blob is no array."""
@@ -192,14 +174,9 @@ class LlamaCppBackend:
 
     def state_from_arrays(self, arrays: StateArrays) -> LlamaState:
         """Write llama.cpp's blob; the inverse of `state_to_arrays`."""
-        shift = np.stack([arrays["att_x"], arrays["ffn_x"]], axis=1)
-        parts = [self._header_after_one_token]
-        for rows in (shift, arrays["wkv"]):
-            for layer in range(self.hyperparameters.n_layer):
-                raw = np.ascontiguousarray(rows[layer], "<f4").tobytes()
-                parts += [BLOB_ARRAY.pack(GGML_F32, len(raw)), raw]
         # Only the order of positions matters to llama.cpp: all that came before counts as one.
-        return LlamaState(blob=b"".join(parts), position=1)
+        blob = self._state_format.write(arrays, self._header_after_one_token)
+        return LlamaState(blob, position=1)
 
     @cached_property
     def _header_after_one_token(self) -> bytes:
@@ -207,20 +184,7 @@ class LlamaCppBackend:
         state = self.new_state()
         self.forward(np.zeros(1, np.int32), state, all_logits=False)
         with self._lock:
-            blob = self._blob_of(state)
-        return blob[: self._header_size(blob)]
-
-    def _header_size(self, blob: bytes) -> int:
-        """Bytes before the arrays of a blob; refuses a blob that holds more or less than ours."""
-        hp = self.hyperparameters
-        floats = 2 * hp.n_embd + hp.n_embd * hp.head_size
-        size = len(blob) - hp.n_layer * (2 * BLOB_ARRAY.size + 4 * floats)
-        if not 0 < size <= MAX_BLOB_HEADER:
-            raise BackendUnavailableError(
-                f"this llama-cpp-python writes states of {len(blob):,} bytes in a format that is "
-                "unknown here; states cannot be moved to or from it"
-            )
-        return size
+            return self._state_format.header(self._blob_of(state))
 
     def close(self) -> None:
         """Free llama.cpp's memory."""
