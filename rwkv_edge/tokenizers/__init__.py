@@ -3,11 +3,13 @@
 from rwkv_edge.tokenizers.base import Tokenizer
 from rwkv_edge.tokenizers.byte_level import ByteTokenizer
 from rwkv_edge.tokenizers.gguf_vocabulary import escape_token, tokenizer_from_gguf, unescape_token
+from rwkv_edge.tokenizers.sections import Section
 from rwkv_edge.tokenizers.streaming import StreamingDecoder
 from rwkv_edge.tokenizers.world import WorldTokenizer
 
 __all__ = [
     "ByteTokenizer",
+    "Section",
     "StreamingDecoder",
     "Tokenizer",
     "WorldTokenizer",

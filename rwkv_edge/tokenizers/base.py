@@ -1,9 +1,10 @@
 """What every tokenizer does: text to token ids, and token ids back to bytes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rwkv_edge.errors import InputError
+from rwkv_edge.tokenizers.sections import Section, split_text
 
 
 def utf8(text: str | bytes) -> bytes:
@@ -31,6 +32,16 @@ class Tokenizer(ABC):
 
         Raises InputError where the vocabulary cannot express a byte.
         """
+
+    def encode_stream(self, pieces: Iterable[bytes]) -> Iterator[Section]:
+        """The tokens of a text that comes in pieces, in sections, in constant memory.
+
+        They are those of `encode` of the whole as far as `split_text` says; World and bytes are
+        exact. What follows a section has the same tokens and sections if it is read by itself, and
+        where pieces end makes no difference. Raises InputError as `encode` does.
+        """
+        for text in split_text(pieces):
+            yield Section(self.encode(text), len(text))
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
