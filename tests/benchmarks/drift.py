@@ -1,6 +1,9 @@
 """Does a long document make a model's numbers drift? The numba engine beside float64.
 
-Usage: python tests/benchmarks/drift.py MODEL.gguf [--tokens 1000000] [--text FILE] [--json FILE]
+Usage: OPENBLAS_NUM_THREADS=1 python tests/benchmarks/drift.py MODEL.gguf [--tokens 1000000]
+       [--text FILE] [--json FILE]
+
+(The matrices are small: more threads of numpy would only wait for each other.)
 
 Both read the same tokens from the same weights: the engine as it always does, and a recurrence in
 float64 that is stated here once more and begins anew at the first token. After every 256 tokens
@@ -10,6 +13,8 @@ how often both have the same likeliest token, and the resident memory of this pr
 """
 
 import argparse
+import contextlib
+import datetime
 import json
 import random
 import time
@@ -22,13 +27,20 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_edge import Model
+from rwkv_edge.apps.benchmark import describe_machine, describe_model, describe_versions
 from rwkv_edge.apps.fresh_process import resident_bytes
+from rwkv_edge.apps.machine import inspect_machine
 from rwkv_edge.builtin import heldout_path
 from rwkv_edge.hyperparameters import GROUP_NORM_EPS, LAYER_NORM_EPS
 from rwkv_edge.model_file import ModelFile
 
 Float64Array = npt.NDArray[np.float64]
 
+Row = dict[str, Any]
+
+# What `tests/benchmarks/draw.py` knows a report by.
+FORMAT = 1
+KIND = "drift"
 BLOCK_TOKENS = 256
 # Rows of the table, by tokens: 1, 2 and 5 of each power of ten.
 ROWS = [step * 10**power for power in range(3, 9) for step in (1, 2, 5)]
@@ -161,15 +173,14 @@ def blocks_of(model: Model, text: bytes, n_tokens: int) -> Iterator[list[int]]:
                 return
 
 
-def compare(path: Path, text: bytes, n_tokens: int, backend: str) -> list[dict[str, Any]]:
-    """The rows of the table, each printed as it is there."""
+def compare(path: Path, text: bytes, n_tokens: int, backend: str) -> Iterator[Row]:
+    """The rows of the table, as they are found."""
     exact = Float64Rwkv7(path)
-    rows: list[dict[str, Any]] = []
     differences: list[float] = []
     n_same = done = 0
     began = time.perf_counter()
-    ends = [row for row in ROWS if row < n_tokens] + [n_tokens]
-    print(f"{'tokens':>10} {'largest':>9} {'median':>9} {'same best':>9} {'MB':>7} {'s':>6}")
+    ends = iter([row for row in ROWS if row < n_tokens] + [n_tokens])
+    end = next(ends)
     with Model.load(path, backend) as model:
         state = model.new_state()
         for tokens in blocks_of(model, text, n_tokens):
@@ -178,25 +189,17 @@ def compare(path: Path, text: bytes, n_tokens: int, backend: str) -> list[dict[s
             done += len(tokens)
             differences.append(float(np.abs(found - wanted).max() / np.ptp(wanted)))
             n_same += int(found.argmax() == wanted.argmax())
-            if done < ends[len(rows)]:
-                continue
-            row = {
-                "n_tokens": done,
-                "largest": max(differences),
-                "median": float(np.median(differences)),
-                "same_best": n_same / len(differences),
-                "resident": resident_bytes().steady,
-                "seconds": time.perf_counter() - began,
-            }
-            rows.append(row)
-            print(
-                f"{done:>10,} {row['largest']:>9.2e} {row['median']:>9.2e} "
-                f"{row['same_best']:>9.4f} {(row['resident'] or 0) / 1e6:>7.2f} "
-                f"{row['seconds']:>6.0f}",
-                flush=True,
-            )
-            differences, n_same = [], 0
-    return rows
+            if done >= end:
+                yield {
+                    "n_tokens": done,
+                    "largest": max(differences),
+                    "median": float(np.median(differences)),
+                    "same_best": n_same / len(differences),
+                    "resident": resident_bytes().steady,
+                    "seconds": time.perf_counter() - began,
+                }
+                differences, n_same = [], 0
+                end = next(ends, n_tokens)
 
 
 def main() -> None:
@@ -205,12 +208,31 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--text", type=Path, default=heldout_path())
     parser.add_argument("--backend", default="numba")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     args = parser.parse_args()
-    rows = compare(args.model, args.text.read_bytes(), args.tokens, args.backend)
-    if args.json:
-        report = {"model": args.model.name, "backend": args.backend, "rows": rows}
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    machine = inspect_machine()
+    with contextlib.closing(ModelFile(args.model)) as file:
+        report: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": KIND,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "machine": describe_machine(machine),
+            "versions": describe_versions(machine),
+            "model": describe_model(file),
+            "backend": args.backend,
+            "rows": [],
+        }
+    print(f"{'tokens':>10} {'largest':>9} {'median':>9} {'same best':>9} {'MB':>7} {'s':>6}")
+    for row in compare(args.model, args.text.read_bytes(), args.tokens, args.backend):
+        print(
+            f"{row['n_tokens']:>10,} {row['largest']:>9.2e} {row['median']:>9.2e} "
+            f"{row['same_best']:>9.4f} {(row['resident'] or 0) / 1e6:>7.2f} {row['seconds']:>6.0f}",
+            flush=True,
+        )
+        report["rows"].append(row)
+        if args.json:
+            # After each, so that what is stopped has told what it found.
+            args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
