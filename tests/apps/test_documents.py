@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from rwkv_edge import InputError, Model
 from rwkv_edge.apps import documents
 from rwkv_edge.apps.documents import Checkpoints
 from rwkv_edge.builtin import heldout_path
+from rwkv_edge.tokenizers.sections import SECTION_TOKENS
 
 from .conftest import Run
 
@@ -424,3 +426,25 @@ def test_time_goes_on_between_checkpoints(tmp_path: Path, monkeypatch: pytest.Mo
         checkpoints.look(reading)
         saves.append(reading.n_saves)
     assert saves == [0, 0, 0, 1, 1, 2, 3, 3]
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "long-documents.md"
+
+
+def test_the_python_of_its_page_runs(
+    gguf: Path, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    with Model.load(gguf) as model:
+        names: dict[str, Any] = {"model": model, "cancelled": lambda: True}
+        exec(compile(code, str(PAGE), "exec"), names)
+        assert names["reading"].begin.n_tokens == SECTION_TOKENS
+        assert names["reading"].position.n_bytes == len(TEXT)
+        assert len(names["text"]) > 20
+
+
+def test_every_option_that_its_page_names_exists(run: Run) -> None:
+    shown = run("generate", "--help").out + run("bench", "--help").out
+    for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGE.read_text("utf-8")):
+        assert option in shown, option
