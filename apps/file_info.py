@@ -5,10 +5,12 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rwkv_edge import Position
 from rwkv_edge.arch import ARCHITECTURES
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.gguf_reader import MAGIC, GgufFile, require_no_pipe
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.state import POSITION_KEY
 
 # Bytes of a number, by the name that checkpoints and states give its type.
 NUMBER_BYTES = {
@@ -95,6 +97,8 @@ def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
         if state is not None:
             for name in ("version", "fingerprint"):
                 details[name] = state.get(name, "not said")
+            if POSITION_KEY in state:
+                details["document"] = describe_position(state[POSITION_KEY])
             return info_of(path, "state of a conversation", tensors, None, details)
         hp = None
         try:
@@ -103,6 +107,15 @@ def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
         except (FormatError, UnsupportedModelError) as error:
             details["cannot be converted"] = str(error)
         return info_of(path, "checkpoint", tensors, hp, details)
+
+
+def describe_position(stored: str) -> str:
+    """How far a document had been read when a state was saved."""
+    try:
+        position = Position.from_json(stored)
+    except FormatError as error:
+        return str(error)
+    return f"read as far as byte {position.n_bytes:,}, which is {position.n_tokens:,} tokens"
 
 
 def info_of(

@@ -94,6 +94,18 @@ def test_n_0_only_reads(run: Run, gguf: Path, book: Path, tmp_path: Path) -> Non
     assert asked.out == both.out
 
 
+def test_info_says_how_far_a_document_was_read(
+    run: Run, gguf: Path, book: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "a.state"
+    run("generate", gguf, "--file", book, "-n", 0, "--save-state", state)
+    n_tokens = position_in(state)["n_tokens"]
+    assert f"read as far as byte 6,000, which is {n_tokens:,} tokens" in run("info", state).out
+    raw = state.read_bytes()
+    state.write_bytes(raw.replace(b"n_tokens", b"n_tokenz"))
+    assert "its position in a document is damaged" in run("info", state).out
+
+
 def test_n_0_of_a_prompt_reads_it(run: Run, gguf: Path, tmp_path: Path) -> None:
     state = tmp_path / "a.state"
     result = run("generate", gguf, "The database", "-n", 0, "--save-state", state, "--json")
