@@ -115,7 +115,8 @@ def describe_position(stored: str) -> str:
         position = Position.from_json(stored)
     except FormatError as error:
         return str(error)
-    return f"read as far as byte {position.n_bytes:,}, which is {position.n_tokens:,} tokens"
+    after = f"; then {position.n_after:,} other tokens" if position.n_after else ""
+    return f"read as far as byte {position.n_bytes:,}, which is {position.n_tokens:,} tokens{after}"
 
 
 def info_of(

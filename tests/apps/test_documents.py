@@ -101,6 +101,8 @@ def test_info_says_how_far_a_document_was_read(
     run("generate", gguf, "--file", book, "-n", 0, "--save-state", state)
     n_tokens = position_in(state)["n_tokens"]
     assert f"read as far as byte 6,000, which is {n_tokens:,} tokens" in run("info", state).out
+    run("generate", gguf, "--file", book, "-n", 1, "--save-state", state)
+    assert f"{n_tokens:,} tokens; then 1 other tokens" in run("info", state).out
     raw = state.read_bytes()
     state.write_bytes(raw.replace(b"n_tokens", b"n_tokenz"))
     assert "its position in a document is damaged" in run("info", state).out
