@@ -11,8 +11,18 @@ from rwkv_edge.errors import RwkvEdgeError
 
 FAILED = 1
 USAGE = 2
-# What shells report of a program that Ctrl-C ended: 128 + SIGINT.
-INTERRUPTED = 130
+# What shells report of a program that a signal ended: 128 and the signal; of Ctrl-C, SIGINT is 2.
+SIGNALLED = 128
+INTERRUPTED = SIGNALLED + 2
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a command, which first put its things in order, and says which."""
+
+    def __init__(self, message: str, signal_number: int | None = None) -> None:
+        """signal_number: None for Ctrl-C."""
+        super().__init__(message)
+        self.code = INTERRUPTED if signal_number is None else SIGNALLED + signal_number
 
 
 def report(error: BaseException) -> int | None:
@@ -32,7 +42,7 @@ def describe(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, RwkvEdgeError):
         return str(error), FAILED
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED
+        return str(error) or "interrupted", getattr(error, "code", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         return "the output was closed before its end", FAILED
     if isinstance(error, OSError):

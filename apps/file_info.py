@@ -5,11 +5,13 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rwkv_edge import Position
 from rwkv_edge.arch import ARCHITECTURES
 from rwkv_edge.chat_templates import TEMPLATE_KEY, template_name_in_gguf
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.gguf_reader import MAGIC, GgufFile, require_no_pipe, shown
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.state import POSITION_KEY
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY
 
 # Bytes of a number, by the name that checkpoints and states give its type.
@@ -108,6 +110,8 @@ def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
         if state is not None:
             for name in ("version", "fingerprint"):
                 details[name] = state.get(name, "not said")
+            if POSITION_KEY in state:
+                details["document"] = describe_position(state[POSITION_KEY])
             return info_of(path, "state of a conversation", tensors, None, details)
         hp = None
         try:
@@ -116,6 +120,16 @@ def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
         except (FormatError, UnsupportedModelError) as error:
             details["cannot be converted"] = str(error)
         return info_of(path, "checkpoint", tensors, hp, details)
+
+
+def describe_position(stored: str) -> str:
+    """How far a document had been read when a state was saved."""
+    try:
+        position = Position.from_json(stored)
+    except FormatError as error:
+        return str(error)
+    after = f"; then {position.n_after:,} other tokens" if position.n_after else ""
+    return f"read as far as byte {position.n_bytes:,}, which is {position.n_tokens:,} tokens{after}"
 
 
 def info_of(

@@ -15,6 +15,7 @@ from rwkv_edge.errors import (
 )
 from rwkv_edge.generation import Stream
 from rwkv_edge.model import Model, ModelInfo
+from rwkv_edge.reading import Position, Reading
 from rwkv_edge.sampling import SamplingOptions
 from rwkv_edge.state import State
 from rwkv_edge.version import __version__
@@ -27,6 +28,8 @@ __all__ = [
     "InputError",
     "Model",
     "ModelInfo",
+    "Position",
+    "Reading",
     "RwkvEdgeError",
     "SamplingOptions",
     "State",

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rwkv_edge.backend import Float32Array
 from rwkv_edge.errors import InputError, RwkvEdgeError
 from rwkv_edge.sampling import Sampler
 from rwkv_edge.state import State
@@ -49,16 +50,22 @@ class Stream(Iterator[str]):
         *,
         max_tokens: int,
         stop: Sequence[str | bytes] = (),
+        logits: Float32Array | None = None,
     ) -> None:
         """Nothing runs until the first piece is asked for. Raises as `Model.stream` does."""
         if max_tokens < 1:
             raise InputError(f"max_tokens is {max_tokens}; it must be at least 1")
+        n_vocab = model.hyperparameters.n_vocab
+        if logits is not None and logits.shape != (n_vocab,):
+            raise InputError(f"logits have shape {logits.shape}; this model's have ({n_vocab},)")
         self.state = model.check_state(state)
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self._model = model
-        self._prompt = model.check_tokens(prompt)
-        self.n_prompt_tokens = int(self._prompt.size)
+        # None: the state has seen all there is, and these are the logits after it.
+        self._prompt = model.check_tokens(prompt) if len(prompt) or logits is None else None
+        self._logits = logits
+        self.n_prompt_tokens = len(prompt)
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._matcher = StopMatcher(stop)
@@ -92,7 +99,7 @@ class Stream(Iterator[str]):
 
     def _all_pieces(self) -> Iterator[str]:
         tokenizer = self._model.tokenizer
-        logits, _ = self._model.forward(self._prompt, self.state)
+        logits = self._first_logits()
         while len(self.tokens) < self._max_tokens:
             token = self._sampler.sample(logits)
             if token == tokenizer.end_of_document:
@@ -122,6 +129,12 @@ class Stream(Iterator[str]):
         last = (self._waiting + held).decode("utf-8", "replace")
         if last:
             yield last
+
+    def _first_logits(self) -> Float32Array:
+        if self._prompt is not None:
+            return self._model.forward(self._prompt, self.state)[0]
+        assert self._logits is not None
+        return self._logits
 
     def _forget_what_can_come_out(self) -> None:
         """Drop the tokens that end before what is held back, and before unfinished characters."""

@@ -20,6 +20,7 @@ from rwkv_edge.errors import InputError, RwkvEdgeError, StateMismatchError
 from rwkv_edge.generation import Stream
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.reading import Reading, Text, load_reading
 from rwkv_edge.sampling import Sampler, SamplingOptions, unpenalized_tokens
 from rwkv_edge.state import State, load_state_arrays
 from rwkv_edge.tokenizers import Tokenizer
@@ -144,6 +145,29 @@ class Model:
         with self.using() as backend:
             return backend.forward_batch(checked, handles)
 
+    def read(self, text: Text, state: State | None = None) -> Reading:
+        """Read a text of any size in constant memory; an iterator does it, see `Reading`.
+
+        text: an open file, a Path, or pieces of text. state: what came before, advanced in place;
+        None begins anew. Raises StateMismatchError.
+        """
+        begins = state is None
+        return Reading(self, text, self.new_state() if state is None else state, begins=begins)
+
+    def resume(self, path: str | Path, text: Text) -> Reading:
+        """Go on reading a text from where `Reading.save` was called; the file is left as it is.
+
+        text: the whole text; it may have become longer. Raises FormatError, OSError, and
+        StateMismatchError for another model's state or another text.
+        """
+        arrays, position = load_reading(path, self)
+        with self.using() as backend:
+            state = State(self, backend.state_from_arrays(arrays))
+        try:
+            return Reading(self, text, state, position)
+        except StateMismatchError as error:
+            raise StateMismatchError(f"{path}: {error}") from None
+
     def stream(
         self,
         prompt: str | bytes | Tokens,
@@ -156,13 +180,15 @@ class Model:
         sampling: SamplingOptions | None = None,
         stop: Sequence[str | bytes] = (),
         state: State | None = None,
+        logits: Float32Array | None = None,
     ) -> Stream:
         """Continue a prompt; gives an iterator over pieces of text, see `Stream`.
 
         temperature, top_p and top_k override those of `sampling`; temperature 0 is greedy, and the
         same on every run and for every number of threads. The same seed gives the same text.
         stop: texts that end the answer and are not part of it. state: what came before, advanced
-        in place; None begins anew. Raises InputError, StateMismatchError.
+        in place; None begins anew. logits: those after its last token, if the prompt is empty.
+        Raises InputError, StateMismatchError.
         """
         options = sampling or SamplingOptions()
         if temperature is not None:
@@ -172,11 +198,11 @@ class Model:
         if top_k is not None:
             options = replace(options, top_k=top_k)
         tokens = self._encoded(prompt, begins=state is None)
-        if len(tokens) == 0:
+        if len(tokens) == 0 and logits is None:
             raise InputError("the prompt is empty; give at least one character")
         sampler = Sampler(options, self.hyperparameters.n_vocab, seed, self._unpenalized)
         state = self.new_state() if state is None else state
-        return Stream(self, tokens, state, sampler, max_tokens=max_tokens, stop=stop)
+        return Stream(self, tokens, state, sampler, max_tokens=max_tokens, stop=stop, logits=logits)
 
     def _encoded(self, prompt: str | bytes | Tokens, *, begins: bool) -> Tokens:
         if not isinstance(prompt, (str, bytes)):

@@ -11,14 +11,13 @@ import numpy as np
 from rwkv_edge.comparison import finite, log_softmax
 from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
+from rwkv_edge.reading import pieces_of
 from rwkv_edge.tokenizers import Tokenizer
 
 Progress = Callable[[int], None]
 
 # Bounds the memory that logits take: 128 tokens of a vocabulary of 65,536 are 34 MB.
 CHUNK_TOKENS = 128
-# What is read and tokenized at once.
-BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -104,28 +103,10 @@ def measure_perplexity(
     return Perplexity(n_tokens, n_bytes, nats, time.perf_counter() - began)
 
 
-def token_stream(
-    tokenizer: Tokenizer, file: BinaryIO, block_bytes: int = BLOCK_BYTES
-) -> Iterator[int]:
-    """The tokens of a whole file, which is never in memory as a whole.
-
-    Exactly those of `tokenizer.encode(everything)`: a token depends only on the bytes from its own
-    first one on, and on no more of them than the longest entry has. So all tokens of a block are
-    right that end so far before its end; the rest is encoded again with the next block.
-    """
-    longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.n_vocab))
-    pending = b""
-    while block := file.read(block_bytes):
-        pending += block
-        sure = len(pending) - longest
-        done = 0
-        for token in tokenizer.encode(pending) if sure > 0 else ():
-            if done > sure:
-                break
-            yield token
-            done += len(tokenizer.token_bytes(token))
-        pending = pending[done:]
-    yield from tokenizer.encode(pending) if pending else ()
+def token_stream(tokenizer: Tokenizer, file: BinaryIO) -> Iterator[int]:
+    """The tokens of a whole file, which is never in memory as a whole."""
+    for section in tokenizer.encode_stream(pieces_of(file)):
+        yield from section.tokens
 
 
 def chunks(tokens: Iterator[int], n: int) -> Iterator[list[int]]:

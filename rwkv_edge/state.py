@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,12 @@ from rwkv_edge.gguf_reader import shown
 
 if TYPE_CHECKING:
     from rwkv_edge.model import Model
+    from rwkv_edge.reading import Position
 
 # Says in a safetensors file's metadata that it is a state, and in which arrangement.
 FILE_FORMAT = "rwkv-edge state 1"
+# Where a document was left, in the metadata of a state that was saved while reading it.
+POSITION_KEY = "position"
 
 
 class State:
@@ -61,8 +65,11 @@ class State:
             )
         return views
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all. Raises OSError."""
+    def save(self, path: str | Path, position: "Position | None" = None) -> None:
+        """Write a safetensors file, whole or not at all. Raises OSError.
+
+        position: how far a document was read, for `Model.resume`.
+        """
         from safetensors.numpy import save
 
         arrays = self.to_arrays()
@@ -73,13 +80,20 @@ class State:
             "fingerprint": self.model.fingerprint,
             "digest": digest(arrays),
         }
+        if position is not None:
+            metadata[POSITION_KEY] = position.to_json()
         data = save(arrays, metadata=metadata)
         with atomic_write(path) as file:
             file.write(data)
 
 
 def load_state_arrays(path: str | Path, model: "Model") -> StateArrays:
-    """Read a state file that belongs to `model`.
+    """Read a state file that belongs to `model`; raises as `load_state_file` does."""
+    return load_state_file(path, model)[0]
+
+
+def load_state_file(path: str | Path, model: "Model") -> tuple[StateArrays, Mapping[str, str]]:
+    """The arrays and metadata of a state file that belongs to `model`.
 
     Raises FormatError for a file that is damaged or no state, StateMismatchError for one of
     another model, OSError if it cannot be read.
@@ -115,7 +129,7 @@ def load_state_arrays(path: str | Path, model: "Model") -> StateArrays:
         )
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise FormatError(f"{path}: the state holds numbers that are not finite; begin a new one")
-    return arrays
+    return arrays, metadata
 
 
 def digest(arrays: StateArrays) -> str:

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rwkv_edge import InputError, Model
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.perplexity import measure_perplexity, token_stream
-from rwkv_edge.tokenizers import WorldTokenizer
+from rwkv_edge.reading import PIECE_BYTES
 
 TEXT = ("It was a dark and stormy night; the rain fell in torrents, ünd größer. " * 6).encode()
 # All bytes, and words that reach far beyond one another.
@@ -120,21 +118,7 @@ def test_progress_ends_at_the_number_of_bytes(word_model: Model) -> None:
     assert seen[-1] == len(TEXT)
 
 
-@settings(deadline=None)
-@given(
-    pieces=st.lists(st.sampled_from([*WORDS, b"a", b"c", b"\xff", b" "]), max_size=60),
-    block_bytes=st.integers(1, 70),
-)
-def test_tokens_of_a_file_in_blocks_equal_those_of_the_whole(
-    pieces: list[bytes], block_bytes: int
-) -> None:
-    tokenizer = WorldTokenizer(vocabulary_with_words())
-    text = b"".join(pieces)
-    found = list(token_stream(tokenizer, io.BytesIO(text), block_bytes))
-    assert found == tokenizer.encode(text)
-
-
-def test_no_more_than_a_block_of_a_large_file_is_held(word_model: Model) -> None:
+def test_no_more_than_a_piece_of_a_large_file_is_held(word_model: Model) -> None:
     class Counting(io.RawIOBase):
         """An endless text that records how far it was read."""
 
@@ -146,7 +130,7 @@ def test_no_more_than_a_block_of_a_large_file_is_held(word_model: Model) -> None
             return b"the rain " * (size // 9 + 1)
 
     file = Counting()
-    stream = token_stream(word_model.tokenizer, file, 4096)  # type: ignore[arg-type]
+    stream = token_stream(word_model.tokenizer, file)  # type: ignore[arg-type]
     for _ in range(10):
         next(stream)
-    assert file.n_read == 4096
+    assert file.n_read == PIECE_BYTES

@@ -10,6 +10,12 @@ from rwkv_edge.apps.benchmark import PARTS, Bandwidth, Report, Settings, Start
 from rwkv_edge.apps.benchmark import run_benchmark as run
 from rwkv_edge.apps.failures import naming
 from rwkv_edge.apps.fresh_process import Memory, Soak
+from rwkv_edge.apps.memory_benchmark import (
+    DEFAULT_TOKENS,
+    TRANSFORMER,
+    MemoryReport,
+    measure_growth,
+)
 from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.benchmark import Measurement
 from rwkv_edge.errors import InputError
@@ -38,6 +44,19 @@ def bench(
     skip: Annotated[
         str, typer.Option(metavar="PART,PART", help=f"Leave out some of: {', '.join(PARTS)}.")
     ] = "",
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory",
+            help="Instead: memory and speed by tokens seen, beside a Transformer in llama.cpp.",
+        ),
+    ] = False,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="With --memory: how many tokens they see.")
+    ] = DEFAULT_TOKENS,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="With --memory: without the Transformer.")
+    ] = False,
     backend: options.Backend = "numba",
     threads: options.Threads = None,
     json_file: Annotated[
@@ -51,6 +70,8 @@ def bench(
     """
     if against == backend:
         raise typer.BadParameter(f"--against {against} is the engine that is measured itself")
+    if not memory and (alone or tokens != DEFAULT_TOKENS):
+        raise typer.BadParameter("--tokens and --alone go with --memory")
     settings = Settings(
         backend=backend,
         against=against,
@@ -65,14 +86,21 @@ def bench(
     if json_file is not None and json_file != STDOUT and not json_file.parent.is_dir():
         # Found now rather than after minutes of work.
         raise InputError(f"{json_file}: its folder does not exist; make it first")
-    report = run(model_path, settings)
+    report: Report | MemoryReport
+    if memory:
+        report = measure_growth(model_path, backend, threads, tokens, alone=alone)
+    else:
+        report = run(model_path, settings)
     if json_file == STDOUT:
         console.write_json(report)
         return
     if json_file is not None:
         with naming(json_file), atomic_write(json_file) as file:
             file.write(f"{console.json_text(report)}\n".encode())
-    show(report)
+    if isinstance(report, MemoryReport):
+        show_growth(report)
+    else:
+        show(report)
 
 
 def counts(text: str, option: str) -> tuple[int, ...]:
@@ -121,6 +149,34 @@ def show(report: Report) -> None:
         console.write_facts(facts)
     if not report.engines.get("llama", {}).get("repacks", True):
         console.note("llama.cpp ran without its repacked weights; docs/performance.md says why")
+
+
+def show_growth(report: MemoryReport) -> None:
+    """Memory and speed by tokens seen, for a person."""
+    hp = report.model["hyperparameters"]
+    print(
+        f"{report.model['file']}: RWKV-{hp['version']}, {report.model['n_parameters']:,} "
+        f"parameters, {report.model['file_type']}; {report.machine['cpu']}"
+    )
+    if report.transformer is not None:
+        print(
+            f"{TRANSFORMER}: {report.transformer['n_parameters']:,} parameters, keeps "
+            f"{console.human_bytes(report.transformer['cache_bytes_per_token'])} a token"
+        )
+    headings = ["tokens"]
+    for name in report.engines:
+        headings += [f"{name} memory", "decode", "prefill"]
+    rows = []
+    for i, n_tokens in enumerate(sorted({p.n_tokens for f in report.engines.values() for p in f})):
+        cells = [f"{n_tokens:,}"]
+        for found in report.engines.values():
+            if i < len(found):
+                memory = found[i].resident
+                cells += [size(memory), f"{found[i].decode:.1f}", f"{found[i].read:.1f}"]
+            else:
+                cells += [""] * 3
+        rows.append(cells)
+    console.write_table(headings, rows, n_left=0)
 
 
 def row(found: Measurement, engines: list[str]) -> list[str]:

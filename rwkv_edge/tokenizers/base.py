@@ -1,9 +1,10 @@
 """What every tokenizer does: text to token ids, and token ids back to bytes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rwkv_edge.errors import InputError
+from rwkv_edge.tokenizers.sections import Section, split_text
 
 
 def utf8(text: str | bytes) -> bytes:
@@ -39,6 +40,26 @@ class Tokenizer(ABC):
         They differ where a tokenizer begins every text with a space of its own. Raises InputError.
         """
         return self.encode(text)
+
+    def encode_beginning(self, text: str | bytes) -> list[int]:
+        """As `encode`, of a text that goes on with another one, for `encode_more`.
+
+        They differ where a tokenizer drops the spaces at a text's end. Raises InputError.
+        """
+        return self.encode(text)
+
+    def encode_stream(self, pieces: Iterable[bytes], begins: bool = True) -> Iterator[Section]:
+        """The tokens of a text that comes in pieces, in sections, in constant memory.
+
+        begins: nothing stands before the text. The tokens are those of `encode` of the whole as far
+        as `split_text` says; World and bytes are exact. What follows a section has the same tokens
+        and sections if it is read by itself, not as the beginning, and where pieces end makes no
+        difference. Raises InputError as `encode` does.
+        """
+        encode = self.encode_beginning if begins else self.encode_more
+        for text in split_text(pieces):
+            yield Section(encode(text), len(text))
+            encode = self.encode_more
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:

@@ -1,6 +1,9 @@
 """The tokenizer of models over bytes."""
 
+from collections.abc import Iterable, Iterator
+
 from rwkv_edge.tokenizers.base import Tokenizer, utf8
+from rwkv_edge.tokenizers.sections import SECTION_TOKENS, Section, blocks
 
 N_BYTES = 256
 
@@ -19,6 +22,12 @@ class ByteTokenizer(Tokenizer):
     def encode(self, text: str | bytes) -> list[int]:
         """The bytes of `text`."""
         return list(utf8(text))
+
+    def encode_stream(self, pieces: Iterable[bytes], begins: bool = True) -> Iterator[Section]:
+        """The bytes of the pieces."""
+        del begins  # which makes no difference
+        for block in blocks(pieces, SECTION_TOKENS):
+            yield Section(list(block), len(block))
 
     def token_bytes(self, token: int) -> bytes:
         """The byte of one id. Raises InputError outside 0..n_vocab-1."""

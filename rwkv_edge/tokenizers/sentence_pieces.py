@@ -5,6 +5,7 @@ from typing import Any
 
 from rwkv_edge.errors import BackendUnavailableError, FormatError, InputError
 from rwkv_edge.gguf_reader import shown
+from rwkv_edge.tokenizers.base import utf8
 from rwkv_edge.tokenizers.pieces import PieceTokenizer
 from rwkv_edge.tokenizers.sentencepiece_file import model_that_goes_on, read_settings
 
@@ -61,6 +62,13 @@ class SentencePieceTokenizer(PieceTokenizer):
             drops_first_space=self.settings.adds_space,
             unknown=int(self.processor.unk_id()),
         )
+
+    def encode_beginning(self, text: str | bytes) -> list[int]:
+        """As `encode`, but the spaces at the text's end stay: more comes. Raises InputError."""
+        if not self.settings.drops_spaces:
+            return self.encode(text)
+        added = b" " if self.settings.adds_space else b""
+        return self.encode_more(added + utf8(text).lstrip(b" "))
 
     def piece(self, token: int) -> str:
         """What the file calls an id."""

@@ -53,9 +53,12 @@ def test_no_arguments_show_the_help_and_count_as_wrong_usage(run: Run) -> None:
         (["nonsense"], "No such command 'nonsense'"),
         (["generate"], "Missing argument 'MODEL'"),
         (["generate", "m.gguf"], "give a prompt"),
-        (["generate", "m.gguf", "a", "--file", "b"], "give a prompt"),
+        (["generate", "m.gguf", "-", "--file", "b"], "is given itself, not as -"),
+        (["generate", "m.gguf", "a", "--resume", "b"], "--resume goes with --file"),
+        (["generate", "m.gguf", "--file", "b", "--resume", "b", "--state", "b"], "without --state"),
+        (["generate", "m.gguf", "--file", "b", "--checkpoint-every", "9"], "and --save-state"),
         (["generate", "m.gguf", "a", "--nonsense"], "--nonsense"),
-        (["generate", "m.gguf", "a", "-n", "0"], "--max-tokens"),
+        (["generate", "m.gguf", "a", "-n", "-1"], "--max-tokens"),
         (["generate", "m.gguf", "a", "-n", "many"], "--max-tokens"),
         (["generate", "m.gguf", "a", "--threads", "0"], "--threads"),
         (["convert", "m.pth", "--q4", "--q8"], "exclude each other"),
@@ -201,15 +204,21 @@ def test_output_that_is_closed_early_is_one_line(
 
 
 @posix_only
-def test_ctrl_c_is_one_line_and_leaves_nothing_behind(
-    start_process: Callable[..., "subprocess.Popen[str]"], endless_gguf: Path, tmp_path: Path
+@pytest.mark.parametrize("saves", [False, True])
+def test_ctrl_c_is_one_line_and_leaves_no_more_than_was_asked_for(
+    start_process: Callable[..., "subprocess.Popen[str]"],
+    endless_gguf: Path,
+    tmp_path: Path,
+    saves: bool,
 ) -> None:
     state = tmp_path / "a.state"
-    process = start_process("generate", endless_gguf, "The", "-n", "1000000", "--save-state", state)
+    saving = ("--save-state", state) if saves else ()
+    process = start_process("generate", endless_gguf, "The", "-n", "1000000", *saving)
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.read(1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert process.stderr.read() == "rwkv-edge: interrupted\n"
-    assert list(tmp_path.iterdir()) == []
+    told = f"; {state} holds the state after what was written" if saves else ""
+    assert process.stderr.read() == f"rwkv-edge: interrupted{told}\n"
+    assert list(tmp_path.iterdir()) == ([state] if saves else [])

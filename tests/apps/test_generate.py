@@ -1,4 +1,4 @@
-"""`rwkv-edge generate`."""
+"""`rwkv-edge generate`, of a prompt; `test_documents.py` has the documents."""
 
 import json
 from collections.abc import Callable

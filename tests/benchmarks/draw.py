@@ -1,9 +1,11 @@
-"""Tables and plots of docs/performance.md, out of the reports of `rwkv-edge bench` alone.
+"""Tables and plots of two documents, out of the reports of `rwkv-edge bench` and drift.py alone.
 
 Usage: python tests/benchmarks/draw.py docs/performance/*.json
+       python tests/benchmarks/draw.py docs/long-documents/*.json
 
 What stands between `<!-- draw NAME -->` and `<!-- end -->` is replaced by the table or plot of
-that name, and the rest of the document stays; plots lie in the folder `performance` beside it.
+that name, and the rest of the document stays; plots lie in a folder of the document's name. Reports
+of `bench --memory` and of drift.py belong to docs/long-documents.md, all others to performance.md.
 """
 
 import argparse
@@ -11,12 +13,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rwkv_edge.apps.benchmark import FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "performance.md"
+LONG_DOCUMENTS = ROOT / "docs" / "long-documents.md"
 ENGINES = {"numba": "rwkv-edge", "llama": "llama.cpp", "reference": "numpy"}
 MARKED = re.compile(r"(<!-- draw (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "-"
@@ -161,7 +164,47 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows)]
 
 
-PLOTS = ("decode", "prefill", "batch")
+def growth_table(reports: list[Report]) -> list[str]:
+    """Memory and speed by tokens seen, of a model and of a Transformer of its size."""
+    rows = []
+    for report in of_kind(reports, "memory"):
+        found = [{p["n_tokens"]: p for p in points} for points in report["engines"].values()]
+        for n_tokens in found[0]:
+            cells = [f"{n_tokens:,}"]
+            for points in found:
+                cells += growth_cells(points.get(n_tokens))
+            rows.append([*names(report)[:2], *cells, *[NOTHING] * 3 * (2 - len(found))])
+    heads = [f"{who} {what}" for who in ("RWKV", "Transformer")
+             for what in ("MB", "decode tok/s", "prefill tok/s")]  # fmt: skip
+    return table((*NAMES[:2], "tokens", *heads), rows)
+
+
+def growth_cells(point: Report | None) -> list[str]:
+    """Memory and speeds after so many tokens."""
+    if point is None:
+        return [NOTHING] * 3
+    return [*megabytes(point, "resident"), f"{point['decode']:.1f}", f"{point['read']:.0f}"]
+
+
+def drift_table(reports: list[Report]) -> list[str]:
+    """How far the logits of a long run are from those of float64."""
+    rows = []
+    for report in of_kind(reports, "drift"):
+        for row in report["rows"]:
+            differences = [f"{row['largest']:.1e}", f"{row['median']:.1e}"]
+            resident = row["resident"]
+            size = NOTHING if resident is None else f"{resident / 1e6:.2f}"
+            same = f"{100 * row['same_best']:.2f} %"
+            rows.append([*names(report)[:1], f"{row['n_tokens']:,}", *differences, same, size])
+    heads = ("up to token", "largest difference", "median", "same likeliest token", "memory MB")
+    return table((*NAMES[:1], *heads), rows)
+
+
+def of_kind(reports: list[Report], kind: str) -> list[Report]:
+    """Those that another program than plain `rwkv-edge bench` wrote."""
+    return [report for report in reports if report.get("kind") == kind]
+
+
 TABLES: dict[str, Callable[[list[Report]], list[str]]] = {
     "machine": machine_table,
     "decode": decode_table,
@@ -169,18 +212,28 @@ TABLES: dict[str, Callable[[list[Report]], list[str]]] = {
     "batch": batch_table,
     "start": start_table,
 }
+LONG_TABLES = {"growth": growth_table, "drift": drift_table}
 
 
-def redraw(text: str, reports: list[Report]) -> str:
+class Drawing(NamedTuple):
+    """What a document can show: tables and captions of plots by name, and what draws the plots."""
+
+    document: Path
+    tables: dict[str, Callable[[list[Report]], list[str]]]
+    captions: dict[str, str]
+    plot: Callable[[list[Report], Path], list[Path]]
+
+
+def redraw(text: str, reports: list[Report], drawing: Drawing, folder: str) -> str:
     """The document with what is marked made anew; ends the program at a name that is unknown."""
 
     def replaced(match: "re.Match[str]") -> str:
         name = match[2]
-        if name in TABLES:
-            lines = TABLES[name](reports)
-        elif name.removesuffix("_plot") in PLOTS:
-            plotted = name.removesuffix("_plot")
-            lines = [f"![{plotted}, tokens a second](performance/{plotted}.svg)"]
+        plotted = name.removesuffix("_plot")
+        if name in drawing.tables:
+            lines = drawing.tables[name](reports)
+        elif plotted in drawing.captions:
+            lines = [f"![{drawing.captions[plotted]}]({folder}/{plotted}.svg)"]
         else:
             raise SystemExit(f"there is nothing named {name} to draw")
         return f"{match[1]}{chr(10).join(lines)}\n{match[3]}"
@@ -188,15 +241,20 @@ def redraw(text: str, reports: list[Report]) -> str:
     return MARKED.sub(replaced, text)
 
 
-def plot(reports: list[Report], folder: Path) -> list[Path]:
-    """decode.svg, prefill.svg and batch.svg, with a panel for each weight type and tier."""
+def new_pyplot() -> Any:
+    """matplotlib that draws the same picture each time: names in an SVG are random otherwise."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    # The same picture each time: names inside an SVG are random otherwise.
     mpl.rcParams["svg.hashsalt"] = "rwkv-edge"
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def plot(reports: list[Report], folder: Path) -> list[Path]:
+    """decode.svg, prefill.svg and batch.svg, with a panel for each weight type and tier."""
+    plt = new_pyplot()
     panels: dict[tuple[str, str], list[Report]] = {}
     for report in reports:
         key = (report["model"]["file_type"], report["machine"]["tier"])
@@ -262,19 +320,70 @@ def draw_sizes(axes: Any, group: list[Report], what: str) -> None:
     axes.set_xticks(sizes, [str(size) for size in sizes])
 
 
+def plot_growth(reports: list[Report], folder: Path) -> list[Path]:
+    """growth.svg: memory and decoding speed by tokens seen, a row for each model."""
+    plt = new_pyplot()
+    reports = of_kind(reports, "memory")
+    if not reports:
+        return []
+    figure, all_axes = plt.subplots(
+        len(reports), 2, figsize=(11, 4 * len(reports)), squeeze=False, layout="constrained"
+    )
+    for (left, right), report in zip(all_axes, reports, strict=True):
+        for engine, points in report["engines"].items():
+            label = "a Transformer of this size" if engine == "transformer" else "RWKV"
+            known = [p for p in points if p["resident"] is not None]
+            xs, sizes = [p["n_tokens"] for p in known], [p["resident"] / 1e6 for p in known]
+            left.plot(xs, sizes, "o-", label=label)
+            speeds = [p["decode"] for p in points]
+            right.plot([p["n_tokens"] for p in points], speeds, "o-", label=label)
+        title = f"{parameters(report)}, {report['model']['file_type']}"
+        left.set(title=f"memory, {title}", xlabel="tokens seen", ylabel="resident MB")
+        right.set(title=f"decode, {title}", xlabel="tokens seen", ylabel="tok/s")
+        for axes in (left, right):
+            axes.set_xscale("log", base=2)
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize="small")
+    path = folder / "growth.svg"
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return [path]
+
+
+PERFORMANCE = Drawing(
+    DOCUMENT,
+    TABLES,
+    {name: f"{name}, tokens a second" for name in ("decode", "prefill", "batch")},
+    plot,
+)
+LONG = Drawing(
+    LONG_DOCUMENTS, LONG_TABLES, {"growth": "memory and speed by tokens seen"}, plot_growth
+)
+
+
+def drawing_of(reports: list[Report]) -> Drawing:
+    """What the reports belong to; ends the program if that is not one document."""
+    are_long = {"kind" in report for report in reports}
+    if len(are_long) != 1:
+        raise SystemExit("these reports belong to two documents; draw one at a time")
+    return LONG if are_long.pop() else PERFORMANCE
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Redraw docs/performance.md from reports.")
+    parser = argparse.ArgumentParser(description="Redraw a document from reports.")
     parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT.json")
-    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    parser.add_argument("--document", type=Path, help="default: the one that they belong to")
     args = parser.parse_args(arguments)
     reports = read_reports(args.reports)
-    text = args.document.read_text(encoding="utf-8")
-    folder = args.document.parent / "performance"
+    drawing = drawing_of(reports)
+    document = args.document or drawing.document
+    text = document.read_text(encoding="utf-8")
+    folder = document.with_suffix("")
     folder.mkdir(exist_ok=True)
-    for path in plot(reports, folder):
+    for path in drawing.plot(reports, folder):
         print(path)
-    args.document.write_text(redraw(text, reports), encoding="utf-8")
-    print(args.document)
+    document.write_text(redraw(text, reports, drawing, folder.name), encoding="utf-8")
+    print(document)
 
 
 if __name__ == "__main__":

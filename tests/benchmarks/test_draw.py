@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .draw import DOCUMENT, FORMAT, TABLES, main
+from .draw import FORMAT, LONG, PERFORMANCE, Drawing, main
 
 
 def speed(what: str, size: int, numba: float, llama: float) -> dict[str, Any]:
@@ -133,8 +133,69 @@ def test_a_foreign_report_or_an_unknown_name_is_refused(tmp_path: Path) -> None:
         drawn(tmp_path, write_report(tmp_path / "a.json"))
 
 
-def test_the_document_has_a_place_for_every_table() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for name in TABLES:
-        assert text.count(f"<!-- draw {name} -->\n") == 1
+@pytest.mark.parametrize("drawing", [PERFORMANCE, LONG])
+def test_the_document_has_a_place_for_every_table_and_plot(drawing: Drawing) -> None:
+    text = drawing.document.read_text(encoding="utf-8")
+    for name in (*drawing.tables, *(f"{plotted}_plot" for plotted in drawing.captions)):
+        assert text.count(f"<!-- draw {name} -->\n") == 1, name
     assert text.count("<!-- draw ") == text.count("<!-- end -->")
+
+
+def point(n_tokens: int, resident: int | None, decode: float) -> dict[str, Any]:
+    return {"n_tokens": n_tokens, "resident": resident, "peak": 1, "decode": decode, "read": 99.6}
+
+
+GROWTH = {
+    **{key: REPORT[key] for key in ("format", "date", "machine", "versions", "model")},
+    "kind": "memory",
+    "transformer": {},
+    "engines": {
+        "numba": [point(256, 270_000_000, 120.04), point(512, 270_000_000, 121.0)],
+        "transformer": [point(256, None, 80.0)],
+    },
+}
+DRIFT = {
+    **{key: REPORT[key] for key in ("format", "date", "machine", "versions", "model")},
+    "kind": "drift",
+    "rows": [{"n_tokens": 1024, "largest": 2.94e-7, "median": 1e-7, "same_best": 0.9996,
+              "resident": 217_834_000, "seconds": 3.0}],
+}  # fmt: skip
+LONG_TEXT = """<!-- draw growth -->
+<!-- end -->
+<!-- draw drift -->
+<!-- end -->
+<!-- draw growth_plot -->
+<!-- end -->
+"""
+
+
+def test_growth_and_drift_are_drawn_into_one_document(tmp_path: Path) -> None:
+    document = tmp_path / "long-documents.md"
+    document.write_text(LONG_TEXT, encoding="utf-8")
+    reports = []
+    for name, report in (("growth", GROWTH), ("drift", DRIFT)):
+        reports.append(tmp_path / f"{name}.json")
+        reports[-1].write_text(json.dumps(report), encoding="utf-8")
+    main([*map(str, reports), "--document", str(document)])
+    lines = document.read_text(encoding="utf-8").splitlines()
+    model = "24x2048-zeros90-q4_0"
+    assert f"| {model} | 1.5B | 256 | 270 | 120.0 | 100 | - | 80.0 | 100 |" in lines
+    assert f"| {model} | 1.5B | 512 | 270 | 121.0 | 100 | - | - | - |" in lines
+    assert f"| {model} | 1,024 | 2.9e-07 | 1.0e-07 | 99.96 % | 217.83 |" in lines
+    assert "![memory and speed by tokens seen](long-documents/growth.svg)" in lines
+    assert (tmp_path / "long-documents" / "growth.svg").stat().st_size > 1000
+
+
+def test_a_model_that_was_measured_alone_has_dashes(tmp_path: Path) -> None:
+    document = tmp_path / "long-documents.md"
+    document.write_text(LONG_TEXT, encoding="utf-8")
+    alone = {**GROWTH, "transformer": None, "engines": {"numba": [point(256, 1_000_000, 1.0)]}}
+    (tmp_path / "a.json").write_text(json.dumps(alone), encoding="utf-8")
+    main([str(tmp_path / "a.json"), "--document", str(document)])
+    assert "| 256 | 1 | 1.0 | 100 | - | - | - |" in document.read_text(encoding="utf-8")
+
+
+def test_reports_of_two_documents_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "growth.json").write_text(json.dumps(GROWTH), encoding="utf-8")
+    with pytest.raises(SystemExit, match="two documents"):
+        drawn(tmp_path, write_report(tmp_path / "a.json"), tmp_path / "growth.json")

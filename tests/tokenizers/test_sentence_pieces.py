@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError
-from rwkv_edge.tokenizers import SentencePieceTokenizer, StreamingDecoder
+from rwkv_edge.tokenizers import SentencePieceTokenizer, StreamingDecoder, sections
 from rwkv_edge.tokenizers.sentencepiece_file import (
     BYTES_PER_ID,
     SPARE_BYTES,
@@ -209,3 +209,20 @@ def test_without_the_package_the_message_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(BackendUnavailableError, match=r'pip install "rwkv-edge\[spm\]"'):
         SentencePieceTokenizer(MODEL, N_VOCAB)
+
+
+@all_models
+def test_sections_of_a_long_text_neither_lose_nor_invent_spaces(
+    kind: str, normalizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "SHORTEST_BYTES", 1)
+    tokenizer = ours(kind, normalizer)
+    text = "Hello Bob\nHello Bob\nwhat a day\n"
+    found = list(tokenizer.encode_stream([text.encode()]))
+    assert len(found) == 3
+    read = tokenizer.decode([token for section in found for token in section.tokens])
+    # NFKC makes spaces of line ends.
+    assert read.split() == text.split()
+    assert len(read) == len(text)
+    second = found[0].n_bytes
+    assert list(tokenizer.encode_stream([text[second:].encode()], begins=False)) == found[1:]
