@@ -52,7 +52,7 @@ class GgufHeader:
     architecture: str
     name: str
     weight_type: str
-    metadata: Mapping[str, int | float]
+    metadata: Mapping[str, int | float | str]
     vocabulary: Vocabulary
     n_vocab: int
     tensors: list[PlannedTensor]
@@ -68,7 +68,9 @@ def write_header(file: BinaryIO, header: GgufHeader) -> None:
     writer.add_file_type(FILE_TYPES[header.weight_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in header.metadata.items():
-        if isinstance(value, float):
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, value)

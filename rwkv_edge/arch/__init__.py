@@ -12,5 +12,5 @@ __all__ = ["ARCHITECTURES", "Architecture", "Role", "Shape", "TensorSpec", "arch
 
 
 def architecture_of(version: str) -> Architecture:
-    """The architecture whose hyperparameters say `version`."""
-    return next(a for a in ARCHITECTURES.values() if a.version == version)
+    """The architecture whose files hold this version."""
+    return next(a for a in ARCHITECTURES.values() if version in a.versions)
