@@ -23,7 +23,7 @@ from rwkv_edge.runtime.simd.cpu import physical_cores
 logger = logging.getLogger(__name__)
 
 # Versions that llama.cpp knows by the names of our files.
-VERSIONS = ("7",)
+VERSIONS = ("6", "7")
 # Sequences that a batch's context has room for at least, and at most.
 MIN_SLOTS, MAX_SLOTS = 16, 64
 # Before each layer's array in a state blob: ggml type, bytes.
