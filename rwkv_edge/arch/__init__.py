@@ -1,11 +1,13 @@
 """The versions of RWKV that this package knows, one file each."""
 
 from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
+from rwkv_edge.arch.rwkv5 import Rwkv5
 from rwkv_edge.arch.rwkv6 import Rwkv6
 from rwkv_edge.arch.rwkv7 import Rwkv7
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 ARCHITECTURES: dict[str, Architecture] = {
+    "rwkv5": Rwkv5(),
     "rwkv6": Rwkv6(),
     "rwkv7": Rwkv7(),
 }
