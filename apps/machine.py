@@ -82,7 +82,7 @@ def inspect_machine() -> Machine:
         memory_available=available,
         kernel_cache=cache_directory(),
         kernel_cache_bytes=folder_bytes(cache_directory()),
-        kernels_compiled=all(kernels_are_compiled(a.version) for a in ARCHITECTURES.values()),
+        kernels_compiled=all(kernels_are_compiled(a.versions[-1]) for a in ARCHITECTURES.values()),
         packages=tuple(
             Package(name, version_of(name, module), purpose) for name, module, purpose in PACKAGES
         ),

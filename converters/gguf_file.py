@@ -50,7 +50,7 @@ class GgufHeader:
     architecture: str
     name: str
     weight_type: str
-    metadata: Mapping[str, int | float]
+    metadata: Mapping[str, int | float | str]
     tokenizer: EmbeddedTokenizer
     n_vocab: int
     tensors: list[PlannedTensor]
@@ -66,7 +66,9 @@ def write_header(file: BinaryIO, header: GgufHeader) -> None:
     writer.add_file_type(FILE_TYPES[header.weight_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in header.metadata.items():
-        if isinstance(value, float):
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, value)

@@ -11,7 +11,8 @@ GROUP_NORM_EPS = 64e-5
 class Hyperparameters:
     """Shape of one model.
 
-    version: "7" for RWKV-7; names an entry of `rwkv_edge.arch.ARCHITECTURES`.
+    version: as its authors count, "7" for RWKV-7; one of those that an entry of
+    `rwkv_edge.arch.ARCHITECTURES` holds.
     n_ffn: width of the channel mix; head_size: rows and columns of one head's state.
     """
 

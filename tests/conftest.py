@@ -135,6 +135,25 @@ def altered_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     return alter
 
 
+@pytest.fixture
+def rescaled_gguf(altered_gguf: Callable[..., Path]) -> Callable[[Path, int], Path]:
+    """A copy of an RWKV-6 GGUF of type F32 as public ones are: rescaled after every few layers."""
+
+    def rescale(source: Path, every: int) -> Path:
+        tensors = {}
+        with GgufFile(source) as file:
+            n_layer = file.metadata["rwkv6.block_count"]
+            assert isinstance(n_layer, int)
+            for layer in range(n_layer):
+                for name in ("time_mix_output", "channel_mix_value"):
+                    weights = file.tensors[f"blk.{layer}.{name}.weight"].decode()
+                    divided = np.ldexp(weights, -(layer // every))
+                    tensors[f"blk.{layer}.{name}.weight"] = (divided, "F32")
+        return altered_gguf(source, keys={"rwkv6.rescale_every_n_layers": every}, tensors=tensors)
+
+    return rescale
+
+
 def add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)

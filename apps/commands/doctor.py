@@ -43,8 +43,9 @@ def doctor(
 
 
 def compile_kernels(threads: int | None) -> None:
-    """Convert the built-in checkpoint to every weight type and run it once in each."""
+    """Run the built-in checkpoint once in every weight type, and once a model of each version."""
     from rwkv_edge import Model
+    from rwkv_edge.arch import ARCHITECTURES
     from rwkv_edge.builtin import checkpoint_path
     from rwkv_edge.converters.convert import convert
     from rwkv_edge.converters.gguf_file import FILE_TYPES
@@ -63,10 +64,14 @@ def compile_kernels(threads: int | None) -> None:
                 tokens = model.tokenizer.encode(WARM_TEXT)[:WARM_TOKENS]
                 _, state = model.forward(tokens, all_logits=True)
                 model.forward(tokens[:1], state)
-        # What other checkpoints hold, and what `bench` measures with.
-        half = Path(folder) / "half.pth"
-        write_synthetic(half, synthetic_hyperparameters(1, 64, n_vocab=256), dtype="float16")
-        convert(half, half.with_suffix(".gguf"), "F32", threads=threads)
+        # Every version, out of checkpoints of halves, and what `bench` measures with.
+        for architecture in ARCHITECTURES.values():
+            half = Path(folder) / f"{architecture.name}.pth"
+            hp = synthetic_hyperparameters(1, 64, n_vocab=256, version=architecture.versions[-1])
+            write_synthetic(half, hp, dtype="float16")
+            convert(half, half.with_suffix(".gguf"), "F32", threads=threads)
+            with Model.load(half.with_suffix(".gguf"), threads=threads) as model:
+                model.forward([0])
         read_bandwidth(1, n_bytes=SMALL_BUFFER_BYTES, passes=1)
         progress(len(FILE_TYPES), len(FILE_TYPES))
 

@@ -6,6 +6,8 @@ from rwkv_edge.converters.arch.base import (
     Shapes,
     Source,
 )
+from rwkv_edge.converters.arch.rwkv5 import Rwkv5Reader
+from rwkv_edge.converters.arch.rwkv6 import Rwkv6Reader
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.errors import UnsupportedModelError
@@ -14,6 +16,9 @@ __all__ = ["AsStored", "CheckpointReader", "Shapes", "Source", "recognise"]
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 CHECKPOINT_READERS: dict[str, CheckpointReader] = {
+    "5.1": Rwkv5Reader("5.1"),
+    "5.2": Rwkv5Reader("5.2"),
+    "6": Rwkv6Reader(),
     "7": Rwkv7Reader(),
 }
 

@@ -38,13 +38,16 @@ class AsStored(Source):
 
 @dataclass(frozen=True)
 class Transposed(Source):
-    """A low-rank matrix: RWKV stores (in, out) and multiplies x @ W, ggml wants (out, in)."""
+    """A low-rank matrix, or several: RWKV stores (in, out) and multiplies x @ W, ggml wants
+    (out, in).
+    """
 
     key: str
 
     def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
-        """The tensor with its two dimensions exchanged."""
-        return np.ascontiguousarray(checkpoint.read(self.key).T).reshape(shape)
+        """The tensor with its last two dimensions exchanged."""
+        turned = np.swapaxes(checkpoint.read(self.key), -1, -2)
+        return np.ascontiguousarray(turned).reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from rwkv_edge.errors import UnsupportedModelError
 
 def version_of(shapes: Shapes) -> str:
     """The version as its authors count; raises UnsupportedModelError for what is not RWKV."""
-    # Layer 0 of some versions lacks tensors that the others have, so every block is looked at.
+    # All names first, and what they decide second: files hold their tensors in any order. Layer 0
+    # of some versions lacks tensors that the others have, so every block is looked at.
     names = {
         key.split(".", 2)[2] for key in shapes if key.startswith("blocks.") and key.count(".") > 1
     }
@@ -19,8 +20,9 @@ def version_of(shapes: Shapes) -> str:
     if "att.time_decay" in names and "att.ln_x.weight" in names:
         if "att.gate.weight" not in names:
             return "5.0"
-        decay = next(shape for key, shape in shapes.items() if key.endswith("att.time_decay"))
-        return "5.2" if len(decay) > 1 and decay[1] > 1 else "5.1"
+        decays = [shape for key, shape in shapes.items() if key.endswith(".att.time_decay")]
+        by_channel = any(len(shape) > 1 and shape[1] > 1 for shape in decays)
+        return "5.2" if by_channel else "5.1"
     if "att.time_decay" in names:
         return "4"
     found = ", ".join(list(shapes)[:3])

@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 
 from rwkv_edge.converters.synthetic.base import SyntheticVersion
+from rwkv_edge.converters.synthetic.rwkv5 import SyntheticRwkv5
+from rwkv_edge.converters.synthetic.rwkv6 import SyntheticRwkv6
 from rwkv_edge.converters.synthetic.rwkv7 import SyntheticRwkv7
 from rwkv_edge.hyperparameters import Hyperparameters
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 SYNTHETIC_VERSIONS: dict[str, SyntheticVersion] = {
+    "5.1": SyntheticRwkv5("5.1"),
+    "5.2": SyntheticRwkv5("5.2"),
+    "6": SyntheticRwkv6(),
     "7": SyntheticRwkv7(),
 }
 

@@ -29,6 +29,7 @@ from rwkv_edge.runtime.kernels.elementwise import (
     add,
     add_product,
     copy,
+    halve,
     lerp,
     relu_squared,
     share,
@@ -95,6 +96,14 @@ def shift_and_lerp(x, x_state, lerps, mixed, start, stop, first, last):
         for i in range(lerps.shape[0]):
             lerp(x[t], previous, lerps[i], mixed[i, t], first, last)
     copy(x[stop - 1], x_state, first, last)
+
+
+@kernel
+def halve_after(weights, x, layer, n_tokens, first, last):
+    """x = x / 2 after every so many layers, for weights that are scaled to match."""
+    if weights.rescale_every > 0 and (layer + 1) % weights.rescale_every == 0:
+        for t in range(n_tokens):
+            halve(x[t], first, last)
 
 
 @kernel
@@ -173,6 +182,7 @@ def gated_channel_mix(weights, s, batch, layer, sync, thread, n_threads):
     first, last = multiply_share(arena, m[FFN_VALUE], k, n_tokens, rows[OUT], s, thread, n_threads)
     for t in range(n_tokens):
         add_product(rows[X, t], rows[R, t], rows[OUT, t], first, last)
+    halve_after(weights, rows[X], layer, n_tokens, first, last)
     meet(sync, n_threads)
 
 

@@ -1,13 +1,14 @@
 """Weights and scratch as the kernels of every version see them: arrays with named places."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rwkv_edge.arch import architecture_of
+from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.arena import Arena, packed_format
@@ -123,16 +124,26 @@ def load_weights(
     matrix_names: Sequence[str],
     vector_names: Sequence[str],
     *,
+    n_parts: Mapping[str, int] | None = None,
     rescale_every: int = 0,
 ) -> Weights:
     """Pack the matrices of a checked file into one arena, and copy its vectors.
 
     The names are those of one layer; a tensor of several rows of C stands for as many vectors.
+    n_parts: tensors that hold several matrices, one below the other, and how many.
     """
     hp = model.hyperparameters
-    names = [f"blk.{layer}.{name}.weight" for layer in range(hp.n_layer) for name in matrix_names]
+    tensors = [
+        part
+        for layer in range(hp.n_layer)
+        for name in matrix_names
+        for part in row_parts(
+            model.tensor(f"blk.{layer}.{name}.weight"), (n_parts or {}).get(name, 1)
+        )
+    ]
+    names = [tensor.name for tensor in tensors]
     arena = Arena(
-        [model.tensor(name) for name in [*names, "output.weight"]],
+        [*tensors, model.tensor("output.weight")],
         sparse_inputs={name for name in names if name.endswith(f"{SPARSE_INPUTS}.weight")},
     )
     arena.pack(team, release_pages=model.gguf.release_pages)
@@ -140,7 +151,7 @@ def load_weights(
     embedding = model.tensor("token_embd.weight")
     return Weights(
         arena=arena.weights,
-        matrices=matrices.reshape(hp.n_layer, len(matrix_names)),
+        matrices=matrices.reshape(hp.n_layer, -1),
         head=np.array([arena.matrices["output.weight"]], MATRIX),
         vectors=np.stack(
             [layer_vectors(model, layer, vector_names) for layer in range(hp.n_layer)]
@@ -153,6 +164,17 @@ def load_weights(
         ffn_offset=offset_in_state(hp, "ffn_x"),
         rescale_every=rescale_every,
     )
+
+
+def row_parts(tensor: GgufTensor, n_parts: int) -> list[GgufTensor]:
+    """The matrices of a tensor that holds as many, one below the other."""
+    if n_parts == 1:
+        return [tensor]
+    shape = (tensor.raw.shape[0] // n_parts, tensor.shape[-1])
+    return [
+        GgufTensor(f"{tensor.name}[{i}]", shape, tensor.quant_format, raw)
+        for i, raw in enumerate(np.split(tensor.raw, n_parts))
+    ]
 
 
 def layer_vectors(model: ModelFile, layer: int, vector_names: Sequence[str]) -> Float32Array:

@@ -7,6 +7,8 @@ from rwkv_edge.runtime.simd.arithmetic import fma, horizontal_sum, maximum, spla
 from rwkv_edge.runtime.simd.functions import sigmoid_f32x16, tanh_f32x16
 from rwkv_edge.runtime.simd.memory import load_f32x16, store_f32x16
 
+HALF = np.float32(0.5)
+
 
 @kernel
 def share(n, unit, thread, n_threads):
@@ -29,6 +31,13 @@ def add(x, y, first, last):
     """x += y."""
     for j in range(first, last, 16):
         store_f32x16(x, j, load_f32x16(x, j) + load_f32x16(y, j))
+
+
+@kernel
+def halve(x, first, last):
+    """x = x / 2."""
+    for j in range(first, last, 16):
+        store_f32x16(x, j, load_f32x16(x, j) * splat_f32(HALF))
 
 
 @kernel

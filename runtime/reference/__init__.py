@@ -1,10 +1,15 @@
 """Each version of RWKV in plain numpy float32, one file each: what kernels must meet."""
 
 from rwkv_edge.runtime.reference.base import ReferenceModel
+from rwkv_edge.runtime.reference.rwkv5 import Rwkv5
+from rwkv_edge.runtime.reference.rwkv6 import Rwkv6
 from rwkv_edge.runtime.reference.rwkv7 import Rwkv7
 
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
 REFERENCES: dict[str, type[ReferenceModel]] = {
+    "5.1": Rwkv5,
+    "5.2": Rwkv5,
+    "6": Rwkv6,
     "7": Rwkv7,
 }
 

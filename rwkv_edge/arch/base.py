@@ -32,10 +32,13 @@ class TensorSpec:
 
 
 class Architecture(ABC):
-    """One version of RWKV: its `general.architecture` name, tensors and state."""
+    """One GGUF architecture: its `general.architecture` name, tensors and state.
+
+    versions: those of RWKV that its files may hold, most of them one alone; the newest comes last.
+    """
 
     name: str
-    version: str
+    versions: tuple[str, ...]
 
     @abstractmethod
     def hyperparameters_from_gguf(
@@ -44,8 +47,8 @@ class Architecture(ABC):
         """Read the shape out of a GGUF's keys and tensor shapes; raises FormatError."""
 
     @abstractmethod
-    def gguf_metadata(self, hyperparameters: Hyperparameters) -> dict[str, int | float]:
-        """The `{arch}.*` keys that llama.cpp asks for."""
+    def gguf_metadata(self, hyperparameters: Hyperparameters) -> dict[str, int | float | str]:
+        """The `{arch}.*` keys: those that llama.cpp asks for, where it knows the architecture."""
 
     @abstractmethod
     def tensors(self, hyperparameters: Hyperparameters) -> list[TensorSpec]:

@@ -11,13 +11,13 @@ CONTEXT_LENGTH = 1048576
 MAX_COUNT = 1 << 24
 
 
-def read_count(metadata: Mapping[str, object], key: str) -> int:
-    """A positive integer key, bounded before anything is allocated by it."""
+def read_count(metadata: Mapping[str, object], key: str, least: int = 1) -> int:
+    """An integer key from `least` on, bounded before anything is allocated by it."""
     value = metadata.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
         raise FormatError(f"key {key} is {'missing' if value is None else 'not an integer'}")
-    if not 0 < value <= MAX_COUNT:
-        raise FormatError(f"key {key} is {value}; a model has 1 to {MAX_COUNT}")
+    if not least <= value <= MAX_COUNT:
+        raise FormatError(f"key {key} is {value}; a model has {least} to {MAX_COUNT}")
     return value
 
 

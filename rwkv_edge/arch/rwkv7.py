@@ -31,7 +31,7 @@ class Rwkv7(Architecture):
     """RWKV-7: S = S diag(w) - (S kk) (kk a)^T + v k^T; y = S r."""
 
     name = "rwkv7"
-    version = "7"
+    versions = ("7",)
 
     def hyperparameters_from_gguf(
         self, metadata: Mapping[str, object], shapes: Mapping[str, Shape]
@@ -48,7 +48,7 @@ class Rwkv7(Architecture):
             return read_count(metadata, f"rwkv7.attention.{name}_lora_rank")
 
         return Rwkv7Hyperparameters(
-            version=self.version,
+            version="7",
             n_layer=read_count(metadata, "rwkv7.block_count"),
             n_embd=n_embd,
             n_ffn=read_count(metadata, "rwkv7.feed_forward_length"),
@@ -60,7 +60,7 @@ class Rwkv7(Architecture):
             gate_rank=rank("gate"),
         )
 
-    def gguf_metadata(self, hyperparameters: Hyperparameters) -> dict[str, int | float]:
+    def gguf_metadata(self, hyperparameters: Hyperparameters) -> dict[str, int | float | str]:
         """The `rwkv7.*` keys of llama.cpp."""
         hp = as_rwkv7(hyperparameters)
         return {

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from rwkv_edge import Model
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
@@ -120,6 +121,65 @@ def test_a_world_model_ends_at_0_and_not_at_a_blank_line(tmp_path: Path, load: A
     for token in (1, 97, 261, 65529):
         assert model.piece(token) == official.decode([token]).encode()
     assert not llama_cpp.llama_vocab_get_add_bos(model.vocab)
+
+
+RWKV6_SHAPE: dict[str, Any] = {"version": "6", "n_ffn": 416, "n_vocab": N_VOCAB}
+
+
+@pytest.fixture
+def rwkv6_pth(tmp_path: Path) -> Path:
+    hp = synthetic_hyperparameters(3, 128, ranks=(24, 40), **RWKV6_SHAPE)
+    write_synthetic(tmp_path / "m.pth", hp, dtype="float32")
+    return tmp_path / "m.pth"
+
+
+def logits_here(path: Path, tokens: list[int], backend: str) -> npt.NDArray[np.float32]:
+    with Model.load(path, backend=backend) as model:
+        return model.forward(tokens, all_logits=True)[0]
+
+
+def mean_divergence(p: npt.NDArray[np.float32], q: npt.NDArray[np.float32]) -> float:
+    """KL divergence of q's predictions from p's, in nats per token."""
+    log_p, log_q = (
+        x - np.log(np.exp(x - x.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True))
+        - x.max(axis=1, keepdims=True)
+        for x in (p.astype(np.float64), q.astype(np.float64))
+    )  # fmt: skip
+    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("weight_type", "tolerance", "divergence"),
+    # Of the spread of the logits: rounding of float32 sums; of activations to 11 or 8 bits, which
+    # llama.cpp does before a product with such weights; of activations to int8 (the same codes, but
+    # one float32 that rounds otherwise moves a code).
+    [("F32", 1e-5, 1e-8), ("F16", 2e-3, 1e-5), ("BF16", 2e-2, 1e-3), ("Q8_0", 2e-2, 1e-3),
+     ("Q4_0", 2e-2, 1e-3)],
+)  # fmt: skip
+def test_rwkv6_gives_the_logits_that_it_gives_here(
+    tmp_path: Path, rwkv6_pth: Path, load: Any, weight_type: str, tolerance: float,
+    divergence: float,
+) -> None:  # fmt: skip
+    path = convert(rwkv6_pth, tmp_path / "m.gguf", weight_type).path
+    tokens = list(range(5, 45))
+    theirs, ours = load(path).logits(tokens), logits_here(path, tokens, "numba")
+    assert np.abs(theirs - ours).max() < tolerance * np.ptp(ours)
+    assert mean_divergence(ours, theirs) < divergence
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_rescaled_rwkv6_gives_the_logits_that_it_gives_here(
+    tmp_path: Path, rwkv6_pth: Path, load: Any, rescaled_gguf: Any, backend: str
+) -> None:
+    """As public files are, but after every second layer instead of every sixth."""
+    plain = convert(rwkv6_pth, tmp_path / "m.gguf", "F32").path
+    rescaled = rescaled_gguf(plain, 2)
+    tokens = list(range(5, 45))
+    theirs, ours = load(rescaled).logits(tokens), logits_here(rescaled, tokens, backend)
+    assert np.abs(theirs - ours).max() < 1e-5 * np.ptp(ours)
+    # Layer norm adds 1e-5 to the variance of an x that is halved.
+    unscaled = load(plain).logits(tokens)
+    assert np.abs(theirs - unscaled).max() < 3e-4 * np.ptp(unscaled)
 
 
 def square_ranks(hp: Rwkv7Hyperparameters) -> Rwkv7Hyperparameters:

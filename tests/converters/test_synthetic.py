@@ -107,7 +107,7 @@ def test_a_share_of_zeros_that_no_model_has_is_wrong_usage(tmp_path: Path) -> No
 
 OFFICIAL = """
 import os, sys
-os.environ.update(RWKV_V7_ON="1", RWKV_JIT_ON="0", RWKV_CUDA_ON="0")
+os.environ.update(RWKV_V7_ON=sys.argv[2], RWKV_JIT_ON="0", RWKV_CUDA_ON="0")
 from rwkv.model import RWKV
 model = RWKV(model=sys.argv[1].removesuffix(".pth"), strategy="cpu fp32")
 logits, state = model.forward(list(range(64)), None, full_output=True)
@@ -116,14 +116,17 @@ print("spread", logits.std().item(), "largest", logits.abs().max().item(),
 """
 
 
-def test_activations_neither_explode_nor_vanish_over_24_layers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["5.1", "5.2", "6", "7"])
+def test_activations_neither_explode_nor_vanish_over_24_layers(
+    tmp_path: Path, version: str
+) -> None:
     """Measured by the official package."""
     pytest.importorskip("torch")
     pytest.importorskip("rwkv")
-    hp = synthetic_hyperparameters(24, 256, n_vocab=512)
+    hp = synthetic_hyperparameters(24, 256, n_vocab=512, version=version)
     write_synthetic(tmp_path / "m.pth", hp)
     done = subprocess.run(
-        [sys.executable, "-c", OFFICIAL, str(tmp_path / "m.pth")],
+        [sys.executable, "-c", OFFICIAL, str(tmp_path / "m.pth"), str(int(version == "7"))],
         capture_output=True,
         text=True,
         check=True,

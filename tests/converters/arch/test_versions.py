@@ -1,10 +1,11 @@
 """Every version of RWKV is called by its name, by the tensors that its authors chose."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from rwkv_edge.converters.arch import recognise
+from rwkv_edge.converters.arch import CHECKPOINT_READERS, recognise
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.converters.checkpoints import open_checkpoint
@@ -27,10 +28,10 @@ BLOCKS = {
 }
 
 
-def shapes_of(version: str) -> dict[str, tuple[int, ...]]:
+def shapes_of(version: str, n_layer: int = 2) -> dict[str, tuple[int, ...]]:
     block = BLOCKS[version]
     return {"emb.weight": (256, 64)} | {
-        f"blocks.{i}.{name}": shape for i in range(2) for name, shape in block.items()
+        f"blocks.{i}.{name}": shape for i in range(n_layer) for name, shape in block.items()
     }
 
 
@@ -44,10 +45,24 @@ def test_the_hybrid_of_version_8_is_no_version_7b() -> None:
     assert version_of(shapes) == "8"
 
 
-@pytest.mark.parametrize("version", [version for version in BLOCKS if version != "7"])
+@pytest.mark.parametrize("version", BLOCKS)
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_a_version_is_told_whatever_the_order_of_its_tensors(version: str, n_layer: int) -> None:
+    shapes = list(shapes_of(version, n_layer).items())
+    shuffle = random.Random(0).shuffle
+    for _ in range(20):
+        shuffle(shapes)
+        assert version_of(dict(shapes)) == version
+
+
+@pytest.mark.parametrize("version", sorted(BLOCKS.keys() - CHECKPOINT_READERS.keys()))
 def test_a_version_that_cannot_be_run_is_refused_by_its_name(version: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"RWKV-{version} model.*runs RWKV-7"):
+    with pytest.raises(UnsupportedModelError, match=f"RWKV-{version} model.*runs RWKV-"):
         recognise(shapes_of(version))
+
+
+def test_the_versions_that_no_release_runs_are_refused() -> None:
+    assert {"7b", "8"}.isdisjoint(CHECKPOINT_READERS)
 
 
 def test_version_7_has_a_reader() -> None:
