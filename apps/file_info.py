@@ -8,8 +8,8 @@ from pathlib import Path
 from rwkv_edge import Position
 from rwkv_edge.arch import ARCHITECTURES
 from rwkv_edge.chat_templates import TEMPLATE_KEY, template_name_in_gguf
-from rwkv_edge.errors import FormatError, UnsupportedModelError
-from rwkv_edge.gguf_reader import MAGIC, GgufFile, require_no_pipe, shown
+from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
+from rwkv_edge.gguf_reader import MAGIC, GgufFile, require_no_pipe
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.state import POSITION_KEY
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY

@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 
 from rwkv_edge.chat_templates import ChatTemplate
-from rwkv_edge.errors import FormatError
-from rwkv_edge.gguf_reader import require_no_pipe, shown
+from rwkv_edge.errors import FormatError, shown
+from rwkv_edge.gguf_reader import require_no_pipe
 
 TEMPLATE_SUFFIX = ".json"
 # A template is a few hundred bytes.

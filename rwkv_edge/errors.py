@@ -3,6 +3,9 @@
 A message names the file, what was found, what was wanted, and the remedy.
 """
 
+# Longest text out of a file that a message repeats.
+MAX_SHOWN = 80
+
 
 class RwkvEdgeError(Exception):
     """Root of all errors that this package raises on purpose; its text is one line for a person."""
@@ -26,3 +29,13 @@ class StateMismatchError(RwkvEdgeError):
 
 class InputError(RwkvEdgeError):
     """An argument is out of its range: a token id, an empty prompt, a sampling option."""
+
+
+def shown(text: object) -> str:
+    """Something out of a file as a message may repeat it: on one line, and not at length."""
+    if not isinstance(text, str):
+        # The repr of an array may take many lines, and of a long list much memory.
+        return repr(text) if isinstance(text, int | float | None) else f"a {type(text).__name__}"
+    start = text[:MAX_SHOWN]
+    plain = start if start.isprintable() else repr(start)
+    return plain if len(text) <= MAX_SHOWN else f"{plain}..."

@@ -18,15 +18,13 @@ import gguf
 import numpy as np
 
 from rwkv_edge.arch.base import Shape
-from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
 from rwkv_edge.quant import Bytes, QuantFormat, quant_format_of
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 16
-# Longest text out of a file that a message repeats.
-MAX_SHOWN = 80
 # Metadata arrays nest in theory; no writer does so, and an attack would recurse.
 SCALARS = {
     gguf.GGUFValueType.UINT8: "B",
@@ -249,16 +247,6 @@ class GgufFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def shown(text: object) -> str:
-    """Something out of a file as a message may repeat it: on one line, and not at length."""
-    if not isinstance(text, str):
-        # The repr of an array may take many lines, and of a long list much memory.
-        return repr(text) if isinstance(text, int | float | None) else f"a {type(text).__name__}"
-    start = text[:MAX_SHOWN]
-    plain = start if start.isprintable() else repr(start)
-    return plain if len(text) <= MAX_SHOWN else f"{plain}..."
 
 
 def require_no_pipe(path: Path) -> None:

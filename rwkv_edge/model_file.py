@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rwkv_edge.arch import ARCHITECTURES, Architecture, Role, TensorSpec
 from rwkv_edge.chat_templates import template_name_in_gguf
-from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError
-from rwkv_edge.gguf_reader import GgufFile, GgufTensor, shown
+from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError, shown
+from rwkv_edge.gguf_reader import GgufFile, GgufTensor
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.tokenizers import Tokenizer, tokenizer_from_gguf
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY

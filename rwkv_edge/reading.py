@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from rwkv_edge.backend import Float32Array, StateArrays
-from rwkv_edge.errors import FormatError, RwkvEdgeError, StateMismatchError
-from rwkv_edge.gguf_reader import shown
+from rwkv_edge.errors import FormatError, RwkvEdgeError, StateMismatchError, shown
 from rwkv_edge.state import POSITION_KEY, State, load_state_file
 from rwkv_edge.tokenizers.base import utf8
 

@@ -11,8 +11,7 @@ import numpy as np
 from rwkv_edge.arch import Shape
 from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.backend import StateArrays
-from rwkv_edge.errors import BackendUnavailableError, FormatError, StateMismatchError
-from rwkv_edge.gguf_reader import shown
+from rwkv_edge.errors import BackendUnavailableError, FormatError, StateMismatchError, shown
 
 if TYPE_CHECKING:
     from rwkv_edge.model import Model

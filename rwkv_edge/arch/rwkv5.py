@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
 from rwkv_edge.arch.gguf_keys import CONTEXT_LENGTH, read_count, require_shape
-from rwkv_edge.errors import FormatError
-from rwkv_edge.gguf_reader import shown
+from rwkv_edge.errors import FormatError, shown
 from rwkv_edge.hyperparameters import LAYER_NORM_EPS, Hyperparameters
 
 # Rows of `time_mix_lerp_fused`.

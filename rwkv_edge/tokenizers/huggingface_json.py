@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rwkv_edge.errors import FormatError, UnsupportedModelError
-from rwkv_edge.gguf_reader import shown
+from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
 from rwkv_edge.tokenizers.charsmap import check_charsmap
 
 Json = dict[str, Any]

@@ -3,8 +3,7 @@
 from functools import cached_property
 from typing import Any
 
-from rwkv_edge.errors import BackendUnavailableError, FormatError, InputError
-from rwkv_edge.gguf_reader import shown
+from rwkv_edge.errors import BackendUnavailableError, FormatError, InputError, shown
 from rwkv_edge.tokenizers.base import utf8
 from rwkv_edge.tokenizers.pieces import PieceTokenizer
 from rwkv_edge.tokenizers.sentencepiece_file import model_that_goes_on, read_settings
