@@ -59,6 +59,23 @@ class Stacked(Source):
 
 
 @dataclass(frozen=True)
+class Lerps(Source):
+    """Several mixes of RWKV-4 and 5, which save mu of x mu + previous (1 - mu), as lerps.
+
+    A GGUF holds those of x + (previous - x) lerp, whatever the version: 1 - mu. That is exact for
+    16-bit numbers from 0.5 to 1, and nowhere rounded by more than half of float32's last place.
+    """
+
+    keys: tuple[str, ...]
+
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """1 - mu of each, one below the other, in the order of the keys."""
+        mixes = Stacked(self.keys).load(checkpoint, shape)
+        lerps: Float32Array = np.float32(1) - mixes
+        return lerps
+
+
+@dataclass(frozen=True)
 class Padding(Source):
     """A tensor that readers ask for and nothing uses; it is filled from another source."""
 

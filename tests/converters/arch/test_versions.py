@@ -1,11 +1,11 @@
 """Every version of RWKV is called by its name, by the tensors that its authors chose."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from rwkv_edge.converters.arch import recognise
-from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
+from rwkv_edge.converters.arch import CHECKPOINT_READERS, recognise
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.errors import UnsupportedModelError
@@ -27,10 +27,10 @@ BLOCKS = {
 }
 
 
-def shapes_of(version: str) -> dict[str, tuple[int, ...]]:
+def shapes_of(version: str, n_layer: int = 2) -> dict[str, tuple[int, ...]]:
     block = BLOCKS[version]
     return {"emb.weight": (256, 64)} | {
-        f"blocks.{i}.{name}": shape for i in range(2) for name, shape in block.items()
+        f"blocks.{i}.{name}": shape for i in range(n_layer) for name, shape in block.items()
     }
 
 
@@ -44,14 +44,26 @@ def test_the_hybrid_of_version_8_is_no_version_7b() -> None:
     assert version_of(shapes) == "8"
 
 
-@pytest.mark.parametrize("version", [version for version in BLOCKS if version != "7"])
+@pytest.mark.parametrize(
+    "version", [version for version in BLOCKS if version not in CHECKPOINT_READERS]
+)
 def test_a_version_that_cannot_be_run_is_refused_by_its_name(version: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"RWKV-{version} model.*runs RWKV-7"):
+    with pytest.raises(UnsupportedModelError, match=f"RWKV-{version} model.*runs RWKV-"):
         recognise(shapes_of(version))
 
 
-def test_version_7_has_a_reader() -> None:
-    assert isinstance(recognise(shapes_of("7")), Rwkv7Reader)
+@pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2", "6", "7", "7a"])
+@pytest.mark.parametrize("n_layer", [1, 3])
+def test_the_order_of_the_tensors_makes_no_difference(version: str, n_layer: int) -> None:
+    shapes = list(shapes_of(version, n_layer).items())
+    for seed in range(20):
+        random.Random(seed).shuffle(shapes)
+        assert version_of(dict(shapes)) == version
+
+
+def test_a_version_with_a_reader_gets_it() -> None:
+    for version, reader in CHECKPOINT_READERS.items():
+        assert recognise(shapes_of(version)) is reader
 
 
 def test_another_model_is_refused_with_its_tensors_named() -> None:

@@ -8,9 +8,9 @@ import pytest
 from rwkv_edge import Model
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+from tests.trained import trained_checkpoint
 
 HERE = Path(__file__).parent
-FIXTURES = HERE.parents[3] / "shared" / "fixtures"
 # Of the spread of the logits: float32 sums in another order.
 TOLERANCE = 1e-4
 # Random checkpoints, by name: layers, width, ffn width, ranks.
@@ -48,9 +48,7 @@ def check(path, backend, tokens, wanted):
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 def test_trained_checkpoint_gives_the_official_logits(backend, tmp_path):
-    checkpoint = FIXTURES / "tiny-rwkv-7v0-834K.pth"
-    if not checkpoint.is_file():
-        pytest.skip(f"{checkpoint.name} is not beside the repository")
+    checkpoint = trained_checkpoint("tiny-rwkv-7v0-834K.pth")
     convert(checkpoint, tmp_path / "m.gguf", "F32")
     stored = np.load(checkpoint.with_suffix(".npz"))
     check(tmp_path / "m.gguf", backend, stored["tokens"], stored["logits"])
