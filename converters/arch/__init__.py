@@ -6,6 +6,7 @@ from rwkv_edge.converters.arch.base import (
     Shapes,
     Source,
 )
+from rwkv_edge.converters.arch.rwkv4 import Rwkv4Reader
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.errors import UnsupportedModelError
@@ -14,6 +15,7 @@ __all__ = ["AsStored", "CheckpointReader", "Shapes", "Source", "recognise"]
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 CHECKPOINT_READERS: dict[str, CheckpointReader] = {
+    "4": Rwkv4Reader(),
     "7": Rwkv7Reader(),
 }
 

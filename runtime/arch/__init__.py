@@ -1,10 +1,15 @@
 """How tokens pass through each version of RWKV, one file each; kernels are shared."""
 
-from rwkv_edge.runtime.arch import rwkv7, rwkv7_weights
+from rwkv_edge.runtime.arch import rwkv4, rwkv4_weights, rwkv7, rwkv7_weights
 from rwkv_edge.runtime.arch.compiled import CompiledArchitecture
 
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
 COMPILED: dict[str, CompiledArchitecture] = {
+    "4": CompiledArchitecture(
+        load_weights=rwkv4_weights.load_weights,
+        new_scratch=rwkv4_weights.new_scratch,
+        forward=rwkv4.forward,
+    ),
     "7": CompiledArchitecture(
         load_weights=rwkv7_weights.load_weights,
         new_scratch=rwkv7_weights.new_scratch,

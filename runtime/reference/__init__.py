@@ -1,10 +1,12 @@
 """Each version of RWKV in plain numpy float32, one file each: what kernels must meet."""
 
 from rwkv_edge.runtime.reference.base import ReferenceModel
+from rwkv_edge.runtime.reference.rwkv4 import Rwkv4
 from rwkv_edge.runtime.reference.rwkv7 import Rwkv7
 
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
 REFERENCES: dict[str, type[ReferenceModel]] = {
+    "4": Rwkv4,
     "7": Rwkv7,
 }
 

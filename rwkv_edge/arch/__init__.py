@@ -1,10 +1,12 @@
 """The versions of RWKV that this package knows, one file each."""
 
 from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
+from rwkv_edge.arch.rwkv4 import Rwkv4
 from rwkv_edge.arch.rwkv7 import Rwkv7
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 ARCHITECTURES: dict[str, Architecture] = {
+    "rwkv4": Rwkv4(),
     "rwkv7": Rwkv7(),
 }
 

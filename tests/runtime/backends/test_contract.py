@@ -14,6 +14,7 @@ SAME_NUMBERS = 1e-4
 TOKENS = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
 # Every rank and width differs, so that nothing fits in another's place.
 SHAPES = {
+    "4": {"n_ffn": 320},
     "7": {"n_ffn": 320, "ranks": (32, 64, 40, 96)},
 }
 
