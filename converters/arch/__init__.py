@@ -3,6 +3,7 @@
 from rwkv_edge.converters.arch.base import (
     AsStored,
     CheckpointReader,
+    ComputedRows,
     Shapes,
     Source,
 )
@@ -11,7 +12,7 @@ from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.errors import UnsupportedModelError
 
-__all__ = ["AsStored", "CheckpointReader", "Shapes", "Source", "recognise"]
+__all__ = ["AsStored", "CheckpointReader", "ComputedRows", "Shapes", "Source", "recognise"]
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 CHECKPOINT_READERS: dict[str, CheckpointReader] = {
