@@ -9,6 +9,7 @@ from rwkv_edge.converters.arch.base import (
 )
 from rwkv_edge.converters.arch.rwkv4 import Rwkv4Reader
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
+from rwkv_edge.converters.arch.rwkv7a import Rwkv7aReader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.errors import UnsupportedModelError
 
@@ -18,6 +19,7 @@ __all__ = ["AsStored", "CheckpointReader", "ComputedRows", "Shapes", "Source", "
 CHECKPOINT_READERS: dict[str, CheckpointReader] = {
     "4": Rwkv4Reader(),
     "7": Rwkv7Reader(),
+    "7a": Rwkv7aReader(),
 }
 
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from rwkv_edge.converters.synthetic.base import SyntheticVersion
 from rwkv_edge.converters.synthetic.rwkv4 import SyntheticRwkv4
 from rwkv_edge.converters.synthetic.rwkv7 import SyntheticRwkv7
+from rwkv_edge.converters.synthetic.rwkv7a import SyntheticRwkv7a
 from rwkv_edge.hyperparameters import Hyperparameters
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 SYNTHETIC_VERSIONS: dict[str, SyntheticVersion] = {
     "4": SyntheticRwkv4(),
     "7": SyntheticRwkv7(),
+    "7a": SyntheticRwkv7a(),
 }
 
 

@@ -1,6 +1,13 @@
 """How tokens pass through each version of RWKV, one file each; kernels are shared."""
 
-from rwkv_edge.runtime.arch import rwkv4, rwkv4_weights, rwkv7, rwkv7_weights
+from rwkv_edge.runtime.arch import (
+    rwkv4,
+    rwkv4_weights,
+    rwkv7,
+    rwkv7_weights,
+    rwkv7a,
+    rwkv7a_weights,
+)
 from rwkv_edge.runtime.arch.compiled import CompiledArchitecture
 
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
@@ -14,6 +21,12 @@ COMPILED: dict[str, CompiledArchitecture] = {
         load_weights=rwkv7_weights.load_weights,
         new_scratch=rwkv7_weights.new_scratch,
         forward=rwkv7.forward,
+        transposed=frozenset({"wkv"}),
+    ),
+    "7a": CompiledArchitecture(
+        load_weights=rwkv7a_weights.load_weights,
+        new_scratch=rwkv7a_weights.new_scratch,
+        forward=rwkv7a.forward,
         transposed=frozenset({"wkv"}),
     ),
 }

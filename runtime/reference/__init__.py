@@ -3,11 +3,13 @@
 from rwkv_edge.runtime.reference.base import ReferenceModel
 from rwkv_edge.runtime.reference.rwkv4 import Rwkv4
 from rwkv_edge.runtime.reference.rwkv7 import Rwkv7
+from rwkv_edge.runtime.reference.rwkv7a import Rwkv7a
 
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
 REFERENCES: dict[str, type[ReferenceModel]] = {
     "4": Rwkv4,
     "7": Rwkv7,
+    "7a": Rwkv7a,
 }
 
 __all__ = ["REFERENCES", "ReferenceModel"]

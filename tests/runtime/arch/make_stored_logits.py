@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.runtime.arch import test_rwkv4
+from tests.runtime.arch import test_rwkv4, test_rwkv7a
 from tests.runtime.arch.oracle import official_logits
 
-TESTS = {"4": test_rwkv4}
+TESTS = {"4": test_rwkv4, "7a": test_rwkv7a}
 
 
 def main():

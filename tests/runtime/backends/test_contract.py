@@ -16,6 +16,7 @@ TOKENS = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
 SHAPES = {
     "4": {"n_ffn": 320},
     "7": {"n_ffn": 320, "ranks": (32, 64, 40, 96)},
+    "7a": {"n_ffn": 320, "ranks": (32, 64, 40, 96)},
 }
 
 
