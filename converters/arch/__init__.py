@@ -21,6 +21,11 @@ CHECKPOINT_READERS: dict[str, CheckpointReader] = {
     "7": Rwkv7Reader(),
     "7a": Rwkv7aReader(),
 }
+# What is known by name but not run, and why not.
+NOT_RUN: dict[str, str] = {
+    "7b": "it keeps an entry for every token it has read, so its memory grows with the text",
+    "8": "a release candidate, with layers beside those of RWKV-7: ffn.enn, qkv",
+}
 
 
 def recognise(shapes: Shapes) -> CheckpointReader:
@@ -29,5 +34,6 @@ def recognise(shapes: Shapes) -> CheckpointReader:
     reader = CHECKPOINT_READERS.get(version)
     if reader is None:
         known = ", ".join(f"RWKV-{name}" for name in CHECKPOINT_READERS)
-        raise UnsupportedModelError(f"is an RWKV-{version} model; this release runs {known}")
+        why = f" ({NOT_RUN[version]})" if version in NOT_RUN else ""
+        raise UnsupportedModelError(f"is an RWKV-{version} model{why}; this release runs {known}")
     return reader

@@ -52,6 +52,18 @@ def test_a_version_that_cannot_be_run_is_refused_by_its_name(version: str) -> No
         recognise(shapes_of(version))
 
 
+@pytest.mark.parametrize(("version", "why"), [("7b", "grows with the text"), ("8", "ffn.enn, qkv")])
+def test_a_version_that_shall_not_be_run_is_refused_with_the_reason(version: str, why: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"RWKV-{version} model \(.*{why}.*\); this"):
+        recognise(shapes_of(version))
+
+
+def test_tensors_that_only_one_layer_has_tell_the_version_too() -> None:
+    assert version_of(shapes_of("7") | {"blocks.1.ffn.enn.weight": (64, 64)}) == "8"
+    assert version_of(shapes_of("7a") | {"blocks.1.qkv.qq.weight": (64, 64)}) == "7b"
+    assert version_of(shapes_of("7") | {"blocks.1.ffn.s_emb.weight": (256, 1024)}) == "7a"
+
+
 @pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2", "6", "7", "7a"])
 @pytest.mark.parametrize("n_layer", [1, 3])
 def test_the_order_of_the_tensors_makes_no_difference(version: str, n_layer: int) -> None:
