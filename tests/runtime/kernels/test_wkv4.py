@@ -76,3 +76,17 @@ def test_only_the_tokens_and_channels_asked_for_are_touched():
         assert (part[:16] == 1).all()
         assert (part[32:] == 1).all()
         assert (part[16:32] != 1).any()
+
+
+def test_a_large_key_is_forgotten_in_time():
+    """Its exponent must fade with it, or all that comes later would vanish beside it."""
+    k, v, _, u = operands(300, 16, 6)
+    k[0] = 120
+    w = np.full(16, -1, np.float32)
+    aa, bb, pp = np.zeros(16, np.float32), np.zeros(16, np.float32), np.full(16, -1e30, np.float32)
+    y = np.empty_like(v)
+    wkv4(k, v, w, u, aa, bb, pp, y, 0, 300, 0, 16)
+    wide = (z.astype(np.float64) for z in (k, v, w, u))
+    wanted, _, _ = plain(*wide, np.zeros(16), np.zeros(16), np.full(16, -1e30))
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
+    assert (pp < 20).all()
