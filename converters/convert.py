@@ -14,13 +14,19 @@ import numpy as np
 
 from rwkv_edge.arch import Role, TensorSpec, architecture_of
 from rwkv_edge.atomic_file import atomic_write
-from rwkv_edge.converters.arch import AsStored, CheckpointReader, Source, recognise
+from rwkv_edge.converters.arch import (
+    AsStored,
+    CheckpointReader,
+    ComputedRows,
+    Source,
+    recognise,
+)
 from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
 from rwkv_edge.converters.gguf_file import FILE_TYPES, GgufHeader, PlannedTensor, pad, write_header
 from rwkv_edge.converters.tokenizers import EmbeddedTokenizer, choose_tokenizer
 from rwkv_edge.errors import FormatError, InputError, RwkvEdgeError, UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
-from rwkv_edge.quant import BF16, F16, F32, QUANT_FORMATS, Bytes, QuantFormat
+from rwkv_edge.quant import BF16, F16, F32, Q8_0, QUANT_FORMATS, Bytes, QuantFormat
 
 if TYPE_CHECKING:
     from rwkv_edge.converters.row_encoder import RowEncoder
@@ -29,6 +35,8 @@ Progress = Callable[[int, int], None]
 
 # What the low-rank matrices are stored in, by weight type: they never go below 16 bits.
 LORA_FORMATS: dict[str, type[QuantFormat]] = {"F32": F32, "BF16": BF16}
+# What tables of a row for each token are stored in, where it is not the weight type.
+TABLE_FORMATS: dict[str, type[QuantFormat]] = {"Q4_0": Q8_0}
 # Windows knows no quotas.
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # By default: with more, they wait for the file, and each takes 8 MiB of buffers.
@@ -162,6 +170,8 @@ def format_of(spec: TensorSpec, weight_type: str) -> type[QuantFormat]:
     if spec.role is Role.LORA:
         return LORA_FORMATS.get(weight_type, F16)
     quant = QUANT_FORMATS[weight_type]
+    if spec.role is Role.TABLE:
+        quant = TABLE_FORMATS.get(weight_type, quant)
     return quant if spec.shape[-1] % quant.block_len == 0 else F16
 
 
@@ -184,15 +194,20 @@ def encoded(
 def encoded_tensor(
     encoder: "RowEncoder", checkpoint: Checkpoint, tensor: PlannedTensor, source: Source
 ) -> Iterator[Bytes]:
-    """The bytes of one tensor: matrices streamed, the small rest at once."""
+    """The bytes of one tensor: matrices and tables streamed, the small rest at once."""
     from rwkv_edge.converters.row_encoder import encode_weights
 
+    where = f"{checkpoint.path}: {tensor.spec.name}"
     if tensor.spec.role is Role.MATRIX and isinstance(source, AsStored):
         yield from encoder.encode_stored(checkpoint, source.key, tensor.quant)
         return
+    if isinstance(source, ComputedRows):
+        shape = tensor.spec.shape
+        rows = source.open(checkpoint)
+        yield from encoder.encode_computed(rows, shape, tensor.quant, where)
+        return
     weights = source.load(checkpoint, tensor.spec.shape)
     out = np.empty(tensor.n_bytes, np.uint8)
-    where = f"{checkpoint.path}: {tensor.spec.name}"
     encode_weights(np.ascontiguousarray(weights).reshape(-1), tensor.quant, out, where)
     yield out
 

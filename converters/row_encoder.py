@@ -101,6 +101,38 @@ class RowEncoder:
         """
         checkpoint.require_readable(key)
         n_rows, n_columns = checkpoint.shape(key)
+
+        def encode(start: int, stop: int, slot: _Slot) -> Bytes:
+            return _encode_rows(_Rows(checkpoint, key, start, stop, quant), slot)
+
+        yield from self._encode_chunks(encode, n_rows, n_columns)
+
+    def encode_computed(
+        self,
+        read_rows: Callable[[int, int], Float32Array],
+        shape: tuple[int, ...],
+        quant: type[QuantFormat],
+        where: str,
+    ) -> Iterator[Bytes]:
+        """The bytes of a two-dimensional tensor whose rows read_rows(start, stop) gives, in order.
+
+        Each piece is overwritten after the next is taken. where: file and tensor, for messages.
+        Raises FormatError.
+        """
+        n_rows, n_columns = shape
+
+        def encode(start: int, stop: int, slot: _Slot) -> Bytes:
+            weights = np.ascontiguousarray(read_rows(start, stop)).reshape(-1)
+            out = slot.encoded((stop - start) * quant.row_bytes(n_columns))
+            encode_weights(weights, quant, out, where)
+            return out
+
+        yield from self._encode_chunks(encode, n_rows, n_columns)
+
+    def _encode_chunks(
+        self, encode: Callable[[int, int, _Slot], Bytes], n_rows: int, n_columns: int
+    ) -> Iterator[Bytes]:
+        """What encode(start, stop, slot) gives for all rows, in order, on several threads."""
         step = max(1, CHUNK_WEIGHTS // n_columns)
         under_way: deque[tuple[_Slot, Future[Bytes]]] = deque()
         starts = iter(range(0, n_rows, step))
@@ -108,8 +140,8 @@ class RowEncoder:
             while True:
                 while self._free and (start := next(starts, None)) is not None:
                     slot = self._free.popleft()
-                    rows = _Rows(checkpoint, key, start, min(start + step, n_rows), quant)
-                    under_way.append((slot, self._pool.submit(_encode_rows, rows, slot)))
+                    stop = min(start + step, n_rows)
+                    under_way.append((slot, self._pool.submit(encode, start, stop, slot)))
                 if not under_way:
                     return
                 yield under_way[0][1].result()

@@ -65,7 +65,7 @@ KERNEL_FOLDERS = {
     "converters": ("converters/kernels",),
 }
 # Where their constants come from, and their options.
-SHARED_SOURCES = ("jit.py", "hyperparameters.py", "quant/*.py")
+SHARED_SOURCES = ("jit.py", "hyperparameters.py", "arch/*.py", "quant/*.py")
 DIGEST_LEN = 16
 # Kernels of other releases are kept for as long: going back to one should not compile again.
 UNUSED_SECONDS = 30 * 24 * 3600

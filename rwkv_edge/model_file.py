@@ -121,12 +121,12 @@ class ModelFile:
     def bytes_per_token(self) -> int:
         """Bytes of weights that one token reads if it reads each matrix whole.
 
-        That is all of them but the embedding, of which it needs a row.
+        That is all of them but the embedding and other tables, of which it needs a row.
         """
         return sum(
             self.tensor(spec.name).raw.nbytes
             for spec in self.architecture.tensors(self.hyperparameters)
-            if spec.role is not Role.VECTOR and spec.name != "token_embd.weight"
+            if spec.role in (Role.MATRIX, Role.LORA) and spec.name != "token_embd.weight"
         )
 
     def close(self) -> None:

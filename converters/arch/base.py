@@ -1,7 +1,7 @@
 """How the tensors of a checkpoint become the tensors of a GGUF."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -15,6 +15,8 @@ from rwkv_edge.quant import Float32Array
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
+# Rows [start, stop) of a tensor.
+ReadRows = Callable[[int, int], Float32Array]
 
 
 class Source(ABC):
@@ -62,6 +64,23 @@ class Stacked(Source):
 
 
 @dataclass(frozen=True)
+class Lerps(Source):
+    """Several mixes of RWKV-4 and 5, which save mu of x mu + previous (1 - mu), as lerps.
+
+    A GGUF holds those of x + (previous - x) lerp, whatever the version: 1 - mu. That is exact for
+    16-bit numbers from 0.5 to 1, and nowhere rounded by more than half of float32's last place.
+    """
+
+    keys: tuple[str, ...]
+
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """1 - mu of each, one below the other, in the order of the keys."""
+        mixes = Stacked(self.keys).load(checkpoint, shape)
+        lerps: Float32Array = np.float32(1) - mixes
+        return lerps
+
+
+@dataclass(frozen=True)
 class Padding(Source):
     """A tensor that readers ask for and nothing uses; it is filled from another source."""
 
@@ -74,6 +93,18 @@ class Padding(Source):
         common = tuple(slice(min(a, b)) for a, b in zip(shape, self.like_shape, strict=True))
         padded[common] = self.like.load(checkpoint, self.like_shape)[common]
         return padded
+
+
+class ComputedRows(Source):
+    """A large tensor that the checkpoint does not hold as it is: streamed in blocks of rows."""
+
+    @abstractmethod
+    def open(self, checkpoint: Checkpoint) -> ReadRows:
+        """What computes rows; several threads may call it at once."""
+
+    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
+        """All rows at once, in the memory of the whole tensor."""
+        return self.open(checkpoint)(0, shape[0]).reshape(shape)
 
 
 class CheckpointReader(ABC):

@@ -19,6 +19,7 @@ class SyntheticRwkv7(SyntheticVersion):
     """RWKV-7 of any shape."""
 
     rank_names = ("w", "a", "v", "g")
+    reader = Rwkv7Reader()
 
     def hyperparameters(
         self,
@@ -56,7 +57,7 @@ class SyntheticRwkv7(SyntheticVersion):
         unused: also layer 0's v0, v1, v2, which some training runs save.
         """
         hp = as_rwkv7(hyperparameters)
-        shapes = Rwkv7Reader().required(hp)
+        shapes = self.reader.required(hp)
         if unused:
             shapes |= {
                 "blocks.0.att.v0": (hp.n_embd,),

@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 
 from rwkv_edge.converters.synthetic.base import SyntheticVersion
+from rwkv_edge.converters.synthetic.rwkv4 import SyntheticRwkv4
 from rwkv_edge.converters.synthetic.rwkv5 import SyntheticRwkv5
 from rwkv_edge.converters.synthetic.rwkv6 import SyntheticRwkv6
 from rwkv_edge.converters.synthetic.rwkv7 import SyntheticRwkv7
+from rwkv_edge.converters.synthetic.rwkv7a import SyntheticRwkv7a
 from rwkv_edge.hyperparameters import Hyperparameters
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 SYNTHETIC_VERSIONS: dict[str, SyntheticVersion] = {
+    "4": SyntheticRwkv4(),
     "5.1": SyntheticRwkv5("5.1"),
     "5.2": SyntheticRwkv5("5.2"),
     "6": SyntheticRwkv6(),
     "7": SyntheticRwkv7(),
+    "7a": SyntheticRwkv7a(),
 }
 
 

@@ -122,20 +122,33 @@ def mix_into_ffn(weights, s, batch, layer, n_mixed, first, last):
 
 @kernel
 def ffn_hidden(weights, s, layer, n_tokens, thread, n_threads):
-    """relu(key x_k) ** 2 in this thread's share, and which of it is not zero."""
-    arena, m, hidden = weights.arena, weights.matrices[layer], s.ffn_hidden
-    k = hidden.values[0]
+    """relu(key x_k) ** 2 in this thread's share, ready for value."""
+    first, last = squared_keys(weights, s, layer, n_tokens, thread, n_threads)
+    prepare_hidden(weights, s, layer, n_tokens, first, last)
+
+
+@kernel
+def squared_keys(weights, s, layer, n_tokens, thread, n_threads):
+    """relu(key x_k) ** 2 in this thread's share; gives (first, last) of it."""
+    arena, m, k = weights.arena, weights.matrices[layer], s.ffn_hidden.values[0]
     x_k = slot(s.mixed, IN_FFN_K)
     first, last = multiply_share(arena, m[FFN_KEY], x_k, n_tokens, k, s, thread, n_threads)
     for t in range(n_tokens):
         relu_squared(k[t], first, last)
+    return first, last
+
+
+@kernel
+def prepare_hidden(weights, s, layer, n_tokens, first, last):
+    """Quantize columns first to last for value, if it takes codes, and list those not zero."""
+    m, hidden = weights.matrices[layer], s.ffn_hidden
     quantize_for(m[FFN_VALUE], slot(hidden, 0), n_tokens, first, last)
     if n_tokens < PANEL_TOKENS:
         for t in range(n_tokens):
             if takes_codes(m[FFN_VALUE]):
                 list_active(hidden.codes[0, t], s.active, t, first, last)
             else:
-                list_active_values(k[t], s.active, t, first, last)
+                list_active_values(hidden.values[0, t], s.active, t, first, last)
 
 
 @kernel

@@ -126,10 +126,12 @@ def load_weights(
     *,
     n_parts: Mapping[str, int] | None = None,
     rescale_every: int = 0,
+    head_unit: int | None = None,
 ) -> Weights:
     """Pack the matrices of a checked file into one arena, and copy its vectors.
 
     The names are those of one layer; a tensor of several rows of C stands for as many vectors.
+    head_unit: channels that one thread must have together; by default whole heads.
     n_parts: tensors that hold several matrices, one below the other, and how many.
     """
     hp = model.hyperparameters
@@ -160,7 +162,7 @@ def load_weights(
         embedding=embedding.raw,
         embedding_format=int(packed_format(embedding.quant_format)),
         head_size=hp.head_size,
-        head_unit=math.lcm(hp.head_size, BLOCK),
+        head_unit=head_unit or math.lcm(hp.head_size, BLOCK),
         ffn_offset=offset_in_state(hp, "ffn_x"),
         rescale_every=rescale_every,
     )

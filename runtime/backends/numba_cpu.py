@@ -18,9 +18,8 @@ from rwkv_edge.runtime.team import shared_team
 # Tokens that go through the model together in GPT mode: enough that decoding a weight is nothing
 # beside multiplying with it, few enough that a layer's activations stay in the L2 cache.
 BLOCK_TOKENS = 128
-# Channels of a head are whole vectors.
-HEAD_SIZE_UNIT = 16
-
+# The channels, and those of a head, are whole vectors.
+CHANNEL_UNIT = 16
 
 # Weights that a thread must have to itself before its share outweighs six meetings in each layer.
 BYTES_PER_THREAD = 4 << 20
@@ -51,11 +50,12 @@ class NumbaBackend:
 
     def __init__(self, model: ModelFile, threads: int | None = None) -> None:
         self.hyperparameters = hp = model.hyperparameters
-        if hp.head_size % HEAD_SIZE_UNIT:
-            raise UnsupportedModelError(
-                f"{model.path}: head size {hp.head_size} is not a multiple of {HEAD_SIZE_UNIT}, "
-                "which the numba backend needs; use --backend reference"
-            )
+        for what, n_channels in (("width", hp.n_embd), ("head size", hp.head_size)):
+            if n_channels % CHANNEL_UNIT:
+                raise UnsupportedModelError(
+                    f"{model.path}: {what} {n_channels} is not a multiple of {CHANNEL_UNIT}, "
+                    "which the numba backend needs; use --backend reference"
+                )
         self._architecture = architecture_of(hp.version)
         self._compiled = COMPILED[hp.version]
         self._state_shapes = self._architecture.state_shapes(hp)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from rwkv_edge.arch import Role
 from rwkv_edge.backend import Float32Array, StateArrays
 from rwkv_edge.hyperparameters import GROUP_NORM_EPS, LAYER_NORM_EPS
 from rwkv_edge.model_file import ModelFile
@@ -34,19 +35,28 @@ class ReferenceModel(ABC):
     def __init__(self, model: ModelFile) -> None:
         self.hyperparameters = model.hyperparameters
         self._model = model
-        # The embedding stays in the file: one row of it is decoded per token.
+        # The embedding and other tables stay in the file: one row is decoded per token.
+        specs = model.architecture.tensors(model.hyperparameters)
+        in_file = {"token_embd.weight", *(s.name for s in specs if s.role is Role.TABLE)}
         self.weights: dict[str, Float32Array] = {
             name: tensor.decode()
             for name, tensor in model.gguf.tensors.items()
-            if name != "token_embd.weight"
+            if name not in in_file
         }
 
     def embedding(self, token: int) -> Float32Array:
         """(C,): the token's row, layer-normed by ln0."""
-        tensor = self._model.tensor("token_embd.weight")
-        row = tensor.quant_format.decode(tensor.raw[token : token + 1], tensor.shape[1])[0]
         w = self.weights
+        row = self.row_of_table("token_embd.weight", token)
         return layer_norm(row, w["token_embd_norm.weight"], w["token_embd_norm.bias"])
+
+    def row_of_table(self, name: str, token: int) -> Float32Array:
+        """One token's row, decoded."""
+        tensor = self._model.tensor(name)
+        row: Float32Array = tensor.quant_format.decode(
+            tensor.raw[token : token + 1], tensor.shape[1]
+        )[0]
+        return row
 
     def step(self, token: int, state: StateArrays) -> Float32Array:
         """One token: advances the state in place, gives the residual stream after all layers."""

@@ -168,17 +168,31 @@ def floats_at(typing_context: Any, address: Any, shape: Any) -> Any:
     Nobody keeps that memory alive but the caller. `numba.carray` does the same, but not in kernels
     that count no references.
     """
-    array_type = types.Array(types.float32, len(shape), "C")
+    return _array_at(types.Array(types.float32, len(shape), "C"), ir.FloatType(), 4)
+
+
+@intrinsic
+def bytes_at(typing_context: Any, address: Any, shape: Any) -> Any:
+    """The C-contiguous array of bytes, not to be written, of some shape that begins at an address.
+
+    Nobody keeps that memory alive but the caller.
+    """
+    array_type = types.Array(types.uint8, len(shape), "C", readonly=True)
+    return _array_at(array_type, ir.IntType(8), 1)
+
+
+def _array_at(array_type: types.Array, element: ir.Type, n_bytes: int) -> Any:
+    """Signature and code of a verb that makes an array out of an address and a shape."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         array = make_array(array_type)(context, builder)
         lengths = cgutils.unpack_tuple(builder, args[1])
-        strides = [ir.IntType(64)(4)]
+        strides = [ir.IntType(64)(n_bytes)]
         for length in reversed(lengths[1:]):
             strides.insert(0, builder.mul(strides[0], length))
-        data = builder.inttoptr(args[0], ir.FloatType().as_pointer())
-        populate_array(array, data, lengths, strides, ir.IntType(64)(4), meminfo=None)
+        data = builder.inttoptr(args[0], element.as_pointer())
+        populate_array(array, data, lengths, strides, ir.IntType(64)(n_bytes), meminfo=None)
         return array._getvalue()
 
-    whole = types.UniTuple(types.intp, len(shape))
+    whole = types.UniTuple(types.intp, array_type.ndim)
     return array_type(types.intp, whole), codegen

@@ -15,11 +15,14 @@ class Role(Enum):
 
     MATRIX takes the weight type that the user chose. LORA (the small low-rank matrices) never goes
     below 16 bits: it is under 10 % of the bytes and most of the error. VECTOR is always float32.
+    TABLE has a row for each token, of which a token reads its own alone: it stays in the file, and
+    never goes below 8 bits, since that costs no time.
     """
 
     MATRIX = "matrix"
     LORA = "lora"
     VECTOR = "vector"
+    TABLE = "table"
 
 
 @dataclass(frozen=True)

@@ -37,21 +37,22 @@ class Rwkv7(Architecture):
         self, metadata: Mapping[str, object], shapes: Mapping[str, Shape]
     ) -> Rwkv7Hyperparameters:
         """Read the shape out of a GGUF's keys."""
-        n_embd = read_count(metadata, "rwkv7.embedding_length")
-        head_size = read_count(metadata, "rwkv7.wkv.head_size")
+        n_embd = read_count(metadata, f"{self.name}.embedding_length")
+        head_size = read_count(metadata, f"{self.name}.wkv.head_size")
         if n_embd % head_size:
             raise FormatError(
-                f"rwkv7.embedding_length is {n_embd}, not a multiple of the head size {head_size}"
+                f"{self.name}.embedding_length is {n_embd}, not a multiple of the head size "
+                f"{head_size}"
             )
 
         def rank(name: str) -> int:
-            return read_count(metadata, f"rwkv7.attention.{name}_lora_rank")
+            return read_count(metadata, f"{self.name}.attention.{name}_lora_rank")
 
         return Rwkv7Hyperparameters(
-            version="7",
-            n_layer=read_count(metadata, "rwkv7.block_count"),
+            version=self.versions[-1],
+            n_layer=read_count(metadata, f"{self.name}.block_count"),
             n_embd=n_embd,
-            n_ffn=read_count(metadata, "rwkv7.feed_forward_length"),
+            n_ffn=read_count(metadata, f"{self.name}.feed_forward_length"),
             n_vocab=require_shape(shapes, "token_embd.weight", 2)[0],
             head_size=head_size,
             decay_rank=rank("decay"),
@@ -61,21 +62,22 @@ class Rwkv7(Architecture):
         )
 
     def gguf_metadata(self, hyperparameters: Hyperparameters) -> dict[str, int | float | str]:
-        """The `rwkv7.*` keys of llama.cpp."""
+        """The keys that llama.cpp asks for."""
         hp = as_rwkv7(hyperparameters)
-        return {
-            "rwkv7.context_length": CONTEXT_LENGTH,
-            "rwkv7.embedding_length": hp.n_embd,
-            "rwkv7.block_count": hp.n_layer,
-            "rwkv7.feed_forward_length": hp.n_ffn,
-            "rwkv7.attention.layer_norm_epsilon": LAYER_NORM_EPS,
-            "rwkv7.attention.head_count": 0,
-            "rwkv7.wkv.head_size": hp.head_size,
-            "rwkv7.attention.decay_lora_rank": hp.decay_rank,
-            "rwkv7.attention.iclr_lora_rank": hp.iclr_rank,
-            "rwkv7.attention.value_residual_mix_lora_rank": hp.value_rank,
-            "rwkv7.attention.gate_lora_rank": hp.gate_rank,
+        keys = {
+            "context_length": CONTEXT_LENGTH,
+            "embedding_length": hp.n_embd,
+            "block_count": hp.n_layer,
+            "feed_forward_length": hp.n_ffn,
+            "attention.layer_norm_epsilon": LAYER_NORM_EPS,
+            "attention.head_count": 0,
+            "wkv.head_size": hp.head_size,
+            "attention.decay_lora_rank": hp.decay_rank,
+            "attention.iclr_lora_rank": hp.iclr_rank,
+            "attention.value_residual_mix_lora_rank": hp.value_rank,
+            "attention.gate_lora_rank": hp.gate_rank,
         }
+        return {f"{self.name}.{key}": value for key, value in keys.items()}
 
     def tensors(self, hyperparameters: Hyperparameters) -> list[TensorSpec]:
         """Every tensor of the file, in file order."""

@@ -84,7 +84,7 @@ class FileTokenizer:
     def __init__(self, file_name: str | PathLike[str]) -> None:
         from rwkv_edge.tokenizers import load_tokenizer as load_any
 
-        self._tokenizer = load_any(file_name)
+        self._tokenizer = load_any(fspath(file_name))
 
     def encode(self, src: str) -> list[int]:
         """The ids of a text."""

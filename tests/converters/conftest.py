@@ -9,8 +9,7 @@ import pytest
 
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
-
-FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
+from tests.trained import trained_checkpoint
 
 
 @pytest.fixture
@@ -21,19 +20,12 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained_rwkv7() -> Path:
-    return fixture_file("tiny-rwkv-7v0-834K.pth")
+    return trained_checkpoint("tiny-rwkv-7v0-834K.pth")
 
 
 @pytest.fixture
 def trained_rwkv4() -> Path:
-    return fixture_file("tiny-rwkv-4v0-660K.pth")
-
-
-def fixture_file(name: str) -> Path:
-    path = FIXTURES / name
-    if not path.is_file():
-        pytest.skip(f"trained checkpoint {name} is not in {FIXTURES}")
-    return path
+    return trained_checkpoint("tiny-rwkv-4v0-660K.pth")
 
 
 @pytest.fixture

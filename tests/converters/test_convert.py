@@ -300,9 +300,14 @@ def test_an_incomplete_checkpoint_is_refused_with_its_name(tmp_path: Path, tiny_
         convert(tmp_path / "part.pth", tmp_path / "m.gguf")
 
 
-def test_another_version_is_refused_with_its_name(trained_rwkv4: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"660K\.pth: is an RWKV-4 model"):
-        convert(trained_rwkv4, tmp_path / "m.gguf")
+def test_another_version_is_refused_with_its_name(tiny_pth: Path, tmp_path: Path) -> None:
+    with open_checkpoint(tiny_pth) as checkpoint, PthWriter(tmp_path / "other.pth") as writer:
+        for name in [*checkpoint.names(), "blocks.0.ffn.enn.weight"]:
+            like = name if name in checkpoint.names() else "blocks.0.ffn.key.weight"
+            data = checkpoint.read(like)
+            writer.add(name, "float32", checkpoint.shape(like), [data.tobytes()])
+    with pytest.raises(UnsupportedModelError, match=r"other\.pth: is an RWKV-8 model"):
+        convert(tmp_path / "other.pth", tmp_path / "m.gguf")
 
 
 def test_the_checkpoint_is_never_overwritten(tmp_path: Path, tiny_pth: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from rwkv_edge.converters.arch import CHECKPOINT_READERS, recognise
-from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.errors import UnsupportedModelError
@@ -45,28 +44,38 @@ def test_the_hybrid_of_version_8_is_no_version_7b() -> None:
     assert version_of(shapes) == "8"
 
 
-@pytest.mark.parametrize("version", BLOCKS)
-@pytest.mark.parametrize("n_layer", [1, 2])
-def test_a_version_is_told_whatever_the_order_of_its_tensors(version: str, n_layer: int) -> None:
-    shapes = list(shapes_of(version, n_layer).items())
-    shuffle = random.Random(0).shuffle
-    for _ in range(20):
-        shuffle(shapes)
-        assert version_of(dict(shapes)) == version
-
-
-@pytest.mark.parametrize("version", sorted(BLOCKS.keys() - CHECKPOINT_READERS.keys()))
+@pytest.mark.parametrize(
+    "version", [version for version in BLOCKS if version not in CHECKPOINT_READERS]
+)
 def test_a_version_that_cannot_be_run_is_refused_by_its_name(version: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"RWKV-{version} model.*runs RWKV-"):
         recognise(shapes_of(version))
 
 
-def test_the_versions_that_no_release_runs_are_refused() -> None:
-    assert {"7b", "8"}.isdisjoint(CHECKPOINT_READERS)
+@pytest.mark.parametrize(("version", "why"), [("7b", "grows with the text"), ("8", "ffn.enn, qkv")])
+def test_a_version_that_shall_not_be_run_is_refused_with_the_reason(version: str, why: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"RWKV-{version} model \(.*{why}.*\); this"):
+        recognise(shapes_of(version))
 
 
-def test_version_7_has_a_reader() -> None:
-    assert isinstance(recognise(shapes_of("7")), Rwkv7Reader)
+def test_tensors_that_only_one_layer_has_tell_the_version_too() -> None:
+    assert version_of(shapes_of("7") | {"blocks.1.ffn.enn.weight": (64, 64)}) == "8"
+    assert version_of(shapes_of("7a") | {"blocks.1.qkv.qq.weight": (64, 64)}) == "7b"
+    assert version_of(shapes_of("7") | {"blocks.1.ffn.s_emb.weight": (256, 1024)}) == "7a"
+
+
+@pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2", "6", "7", "7a"])
+@pytest.mark.parametrize("n_layer", [1, 3])
+def test_the_order_of_the_tensors_makes_no_difference(version: str, n_layer: int) -> None:
+    shapes = list(shapes_of(version, n_layer).items())
+    for seed in range(20):
+        random.Random(seed).shuffle(shapes)
+        assert version_of(dict(shapes)) == version
+
+
+def test_a_version_with_a_reader_gets_it() -> None:
+    for version, reader in CHECKPOINT_READERS.items():
+        assert recognise(shapes_of(version)) is reader
 
 
 def test_another_model_is_refused_with_its_tensors_named() -> None:

@@ -8,9 +8,11 @@ import pytest
 from rwkv_edge import Model
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+from tests.runtime.arch import oracle
+from tests.runtime.arch.oracle import require_official_package
+from tests.trained import trained_checkpoint
 
 HERE = Path(__file__).parent
-FIXTURES = HERE.parents[3] / "shared" / "fixtures"
 # Of the spread of the logits: float32 sums in another order.
 TOLERANCE = 1e-4
 # Random checkpoints, by name: layers, width, ffn width, ranks.
@@ -48,9 +50,7 @@ def check(path, backend, tokens, wanted):
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 def test_trained_checkpoint_gives_the_official_logits(backend, tmp_path):
-    checkpoint = FIXTURES / "tiny-rwkv-7v0-834K.pth"
-    if not checkpoint.is_file():
-        pytest.skip(f"{checkpoint.name} is not beside the repository")
+    checkpoint = trained_checkpoint("tiny-rwkv-7v0-834K.pth")
     convert(checkpoint, tmp_path / "m.gguf", "F32")
     stored = np.load(checkpoint.with_suffix(".npz"))
     check(tmp_path / "m.gguf", backend, stored["tokens"], stored["logits"])
@@ -119,3 +119,30 @@ def test_a_prompt_at_once_and_token_by_token_give_the_same_bits(weight_type, tmp
             state = model.new_state()
             singles = np.stack([model.forward([token], state)[0] for token in tokens])
             np.testing.assert_array_equal(rows, singles)
+
+
+# Shapes that no published model has: layers, width, ffn width, head size, ranks.
+ODD_SHAPES = {
+    "odd ranks": (2, 128, 333, 64, (5, 17, 3, 33)),
+    "narrow heads": (2, 80, 200, 16, (8, 8, 8, 8)),
+    "heads of 48": (1, 96, 320, 48, (40, 24, 16, 72)),
+}
+
+
+@pytest.mark.parametrize("name", list(ODD_SHAPES))
+def test_odd_shapes_give_what_the_official_package_gives(name, tmp_path):
+    require_official_package()
+    n_layer, n_embd, n_ffn, head_size, ranks = ODD_SHAPES[name]
+    hyperparameters = synthetic_hyperparameters(
+        n_layer, n_embd, n_ffn=n_ffn, n_vocab=256, head_size=head_size, ranks=ranks
+    )
+    write_synthetic(tmp_path / "m.pth", hyperparameters, seed=11)
+    tokens = np.random.default_rng(5).integers(0, 256, 30).astype(np.int32)
+    wanted = oracle.official_logits("7", tmp_path / "m.pth", tokens)
+    convert(tmp_path / "m.pth", tmp_path / "m.gguf", "F32")
+    for backend in ("reference", "numba"):
+        oracle.check(tmp_path / "m.gguf", backend, tokens, wanted)
+    for weight_type, bound in (("Q8_0", 3e-2), ("Q4_0", 0.35)):
+        convert(tmp_path / "m.pth", tmp_path / "m.gguf", weight_type)
+        with Model.load(tmp_path / "m.gguf") as model:
+            assert difference(model.forward(tokens, all_logits=True)[0], wanted) < bound

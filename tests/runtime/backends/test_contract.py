@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rwkv_edge import BackendUnavailableError, Model, UnsupportedModelError
+from rwkv_edge.arch import architecture_of
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.runtime.backends import BACKENDS
@@ -14,24 +15,22 @@ from rwkv_edge.runtime.backends import BACKENDS
 # float32 sums in another order; relative to the spread of the logits.
 SAME_NUMBERS = 1e-4
 TOKENS = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
-
-
-# By version: ranks that differ, so that nothing fits in another's place.
-RANKS = {
-    "5.1": None,
-    "5.2": None,
-    "6": (32, 40),
-    "7": (32, 64, 40, 96),
+# Every rank and width differs, so that nothing fits in another's place.
+SHAPES = {
+    "4": {"n_ffn": 320},
+    "5.1": {"n_ffn": 320},
+    "5.2": {"n_ffn": 320},
+    "6": {"n_ffn": 320, "ranks": (32, 40)},
+    "7": {"n_ffn": 320, "ranks": (32, 64, 40, 96)},
+    "7a": {"n_ffn": 320, "ranks": (32, 64, 40, 96)},
 }
 
 
-@pytest.fixture(scope="module", params=list(RANKS))
+@pytest.fixture(scope="module", params=list(SHAPES))
 def path(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("contract")
     version = request.param
-    shape = synthetic_hyperparameters(
-        3, 128, version=version, n_ffn=320, n_vocab=256, ranks=RANKS[version]
-    )
+    folder = tmp_path_factory.mktemp("contract")
+    shape = synthetic_hyperparameters(3, 128, version=version, n_vocab=256, **SHAPES[version])
     write_synthetic(folder / "tiny.pth", shape, seed=3)
     convert(folder / "tiny.pth", folder / "tiny.gguf", "F32")
     return folder / "tiny.gguf"
@@ -40,7 +39,11 @@ def path(request, tmp_path_factory):
 def load(path, name):
     try:
         return Model.load(path, backend=name)
-    except (BackendUnavailableError, UnsupportedModelError) as error:
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+    except UnsupportedModelError as error:
+        if name != "llama":  # which has some of the versions
+            raise
         pytest.skip(str(error))
 
 
@@ -98,8 +101,9 @@ def test_the_state_is_the_canonical_one(model, expected):
 
 
 def test_a_fresh_state_is_the_initial_one(model):
+    initial = architecture_of(model.info.hyperparameters.version).state_initial_value
     for name, array in model.new_state().to_arrays().items():
-        assert not array.any(), name
+        assert (array == np.float32(initial(name))).all(), name
 
 
 def test_a_state_out_of_arrays_goes_on_as_if_it_had_always_been_here(model, path, expected):
@@ -143,8 +147,10 @@ def test_a_clone_is_independent(model):
         np.testing.assert_array_equal(array, before[name], err_msg=name)
     fresh = model.new_state()
     copy = fresh.clone()
+    before = copy.to_arrays()
     model.forward(TOKENS[:5], fresh)
-    assert not any(array.any() for array in copy.to_arrays().values())
+    for name, array in copy.to_arrays().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
 def test_interleaved_states_do_not_disturb_each_other(model, expected):

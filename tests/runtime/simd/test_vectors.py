@@ -8,6 +8,7 @@ from rwkv_edge.runtime.simd import arithmetic as verbs
 from rwkv_edge.runtime.simd import dot_products as dots
 from rwkv_edge.runtime.simd.functions import exp_f32x16, sigmoid_f32x16, tanh_f32x16
 from rwkv_edge.runtime.simd.memory import (
+    bytes_at,
     load_bf16x16,
     load_bytes_f32x16,
     load_f16x16,
@@ -278,3 +279,19 @@ def test_columns_in_the_order_of_rows_side_by_side_become_rows_in_order():
     out = np.empty(256, np.uint8)
     transpose(columns.reshape(-1), out)
     np.testing.assert_array_equal(out.reshape(64, 4), matrix)
+
+
+@kernel
+def sum_of_bytes(address, n_rows, n_columns):
+    view = bytes_at(address, (n_rows, n_columns))
+    total = 0
+    for row in range(n_rows):
+        for column in range(n_columns):
+            total += row * view[row, column]
+    return total
+
+
+def test_bytes_at_an_address_are_rows():
+    data = RANDOM.integers(0, 256, (5, 7)).astype(np.uint8)
+    wanted = (np.arange(5)[:, None] * data.astype(np.int64)).sum()
+    assert sum_of_bytes(data.ctypes.data, 5, 7) == wanted
