@@ -17,6 +17,7 @@ _RWKV5 = CompiledArchitecture(
 )
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
 COMPILED: dict[str, CompiledArchitecture] = {
+    "5.0": _RWKV5,
     "5.1": _RWKV5,
     "5.2": _RWKV5,
     "6": CompiledArchitecture(

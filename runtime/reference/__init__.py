@@ -7,6 +7,7 @@ from rwkv_edge.runtime.reference.rwkv7 import Rwkv7
 
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
 REFERENCES: dict[str, type[ReferenceModel]] = {
+    "5.0": Rwkv5,
     "5.1": Rwkv5,
     "5.2": Rwkv5,
     "6": Rwkv6,
