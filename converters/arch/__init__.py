@@ -20,6 +20,7 @@ __all__ = ["AsStored", "CheckpointReader", "ComputedRows", "Shapes", "Source", "
 # Explicit, because a frozen desktop build misses imports made from strings.
 CHECKPOINT_READERS: dict[str, CheckpointReader] = {
     "4": Rwkv4Reader(),
+    "5.0": Rwkv5Reader("5.0"),
     "5.1": Rwkv5Reader("5.1"),
     "5.2": Rwkv5Reader("5.2"),
     "6": Rwkv6Reader(),

@@ -13,6 +13,7 @@ from rwkv_edge.hyperparameters import Hyperparameters
 # Explicit, because a frozen desktop build misses imports made from strings.
 SYNTHETIC_VERSIONS: dict[str, SyntheticVersion] = {
     "4": SyntheticRwkv4(),
+    "5.0": SyntheticRwkv5("5.0"),
     "5.1": SyntheticRwkv5("5.1"),
     "5.2": SyntheticRwkv5("5.2"),
     "6": SyntheticRwkv6(),

@@ -26,6 +26,7 @@ COMPILED: dict[str, CompiledArchitecture] = {
         new_scratch=rwkv4_weights.new_scratch,
         forward=rwkv4.forward,
     ),
+    "5.0": _RWKV5,
     "5.1": _RWKV5,
     "5.2": _RWKV5,
     "6": CompiledArchitecture(

@@ -10,6 +10,7 @@ from rwkv_edge.runtime.reference.rwkv7a import Rwkv7a
 # By version. Explicit, because a frozen desktop build misses imports made from strings.
 REFERENCES: dict[str, type[ReferenceModel]] = {
     "4": Rwkv4,
+    "5.0": Rwkv5,
     "5.1": Rwkv5,
     "5.2": Rwkv5,
     "6": Rwkv6,

@@ -15,6 +15,7 @@ from rwkv_edge.hyperparameters import LAYER_NORM_EPS, Hyperparameters
 
 # Rows of `time_mix_lerp_fused`.
 LERPS = {
+    "5.0": ("k", "v", "r"),
     "5.1": ("k", "v", "r", "g"),
     "5.2": ("k", "v", "r", "g"),
 }

@@ -116,7 +116,7 @@ print("spread", logits.std().item(), "largest", logits.abs().max().item(),
 """
 
 
-@pytest.mark.parametrize("version", ["5.1", "5.2", "6", "7"])
+@pytest.mark.parametrize("version", ["5.0", "5.1", "5.2", "6", "7"])
 def test_activations_neither_explode_nor_vanish_over_24_layers(
     tmp_path: Path, version: str
 ) -> None:

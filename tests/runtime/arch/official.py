@@ -101,7 +101,7 @@ def check(path, backend, tokens, wanted):
 
 def main():
     name = sys.argv[1]
-    tokens = np.random.default_rng(5).integers(0, N_VOCAB, 20).astype(np.int32)
+    tokens = np.random.default_rng(5).integers(0, N_VOCAB, 16).astype(np.int32)
     stored = {"tokens": tokens}
     with tempfile.TemporaryDirectory() as folder:
         for key, model in importlib.import_module(f"tests.runtime.arch.test_{name}").MODELS.items():

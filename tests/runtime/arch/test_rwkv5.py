@@ -16,6 +16,8 @@ from tests.runtime.arch.official import (
 )
 
 MODELS = {
+    "5.0": RandomModel("5.0", 2, 128, None, 64),
+    "5.0 odd ffn": RandomModel("5.0", 1, 96, 200, 32),
     "5.1": RandomModel("5.1", 2, 128, None, 64),
     "5.1 odd ffn": RandomModel("5.1", 1, 96, 200, 32),
     "5.2": RandomModel("5.2", 2, 128, None, 64),

@@ -18,6 +18,7 @@ TOKENS = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
 # Every rank and width differs, so that nothing fits in another's place.
 SHAPES = {
     "4": {"n_ffn": 320},
+    "5.0": {"n_ffn": 320},
     "5.1": {"n_ffn": 320},
     "5.2": {"n_ffn": 320},
     "6": {"n_ffn": 320, "ranks": (32, 40)},
