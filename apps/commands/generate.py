@@ -142,11 +142,14 @@ def generate(
         work = start(model, document, state, resume)
         if document is not None and work.reading is not None:
             read(document, work.reading, save_state, checkpoints)
+        # Tokens, because a text that goes on may have others than one that begins.
+        goes_on = document is not None or state is not None
+        tokens = encoded(model, prompt, goes_on) if prompt else []
         if max_tokens == 0:
-            add_prompt(model, work, prompt)
+            add_prompt(model, work, tokens)
         else:
             work.stream = model.stream(
-                prompt or "",
+                tokens,
                 max_tokens=max_tokens,
                 seed=seed,
                 sampling=chosen,
@@ -201,8 +204,11 @@ def start(model: Model, document: Document | None, state: Path | None, resume: P
         with console.busy(f"looking whether {document.name} is the same"):
             reading = model.resume(resume, document.file)
         return Work(reading.state, reading)
-    context = model.load_state(state) if state else model.new_state()
-    return Work(context, None if document is None else model.read(document.file, context))
+    before = model.load_state(state) if state else None
+    if document is None:
+        return Work(before or model.new_state())
+    reading = model.read(document.file, before)
+    return Work(reading.state, reading)
 
 
 def read(
@@ -236,10 +242,15 @@ def logits_of(reading: Reading | None, prompt: str | None) -> Float32Array | Non
     return reading.logits
 
 
-def add_prompt(model: Model, work: Work, prompt: str | None) -> None:
+def encoded(model: Model, prompt: str, goes_on: bool) -> list[int]:
+    """The tokens of a prompt; goes_on: something came before it."""
+    tokenizer = model.tokenizer
+    return tokenizer.encode_more(prompt) if goes_on else tokenizer.encode(prompt)
+
+
+def add_prompt(model: Model, work: Work, tokens: list[int]) -> None:
     """Read a prompt to which no answer is wanted."""
-    if prompt:
-        tokens = model.tokenizer.encode(prompt)
+    if tokens:
         model.forward(tokens, work.state)
         work.n_prompt_tokens = len(tokens)
 

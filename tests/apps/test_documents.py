@@ -20,6 +20,7 @@ from rwkv_edge import InputError, Model
 from rwkv_edge.apps import documents
 from rwkv_edge.apps.documents import Checkpoints
 from rwkv_edge.builtin import heldout_path
+from rwkv_edge.tokenizers import WorldTokenizer
 from rwkv_edge.tokenizers.sections import SECTION_TOKENS
 
 from .conftest import Run
@@ -82,6 +83,38 @@ def test_a_prompt_comes_after_the_document(run: Run, gguf: Path, book: Path) -> 
         "sha256": hashlib.sha256(TEXT).hexdigest(),
         "resumed_at_bytes": 0,
     }
+
+
+def test_only_what_nothing_came_before_is_encoded_as_a_beginning(
+    run: Run, gguf: Path, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: list[str] = []
+    began: list[bool] = []
+    encode_stream = WorldTokenizer.encode_stream
+
+    def encode_more(self: WorldTokenizer, text: str | bytes) -> list[int]:
+        # The texts of single tokens, which penalties look at, are bytes.
+        more.extend([text] if isinstance(text, str) else [])
+        return self.encode(text)
+
+    def watched(self: WorldTokenizer, pieces: Any, begins: bool = True) -> Any:
+        began.append(begins)
+        return encode_stream(self, pieces, begins)
+
+    monkeypatch.setattr(WorldTokenizer, "encode_more", encode_more)
+    monkeypatch.setattr(WorldTokenizer, "encode_stream", watched)
+    state = tmp_path / "a.state"
+    assert run("generate", gguf, "One", "-n", 1, "--save-state", state).code == 0
+    assert run("generate", gguf, "--file", book, "-n", 0).code == 0
+    assert (more, began) == ([], [True])
+    assert run("generate", gguf, "Two", "-n", 1, "--state", state).code == 0
+    assert run("generate", gguf, "Three", "-n", 0, "--state", state).code == 0
+    assert run("generate", gguf, "Four", "-n", 1, "--file", book).code == 0
+    assert (more, began) == (["Two", "Three", "Four"], [True, True])
+    only_read = ("--file", book, "-n", 0, "--save-state", state)
+    assert run("generate", gguf, *only_read, "--state", state).code == 0
+    assert run("generate", gguf, *only_read, "--resume", state).code == 0
+    assert began[2:] == [False, False]
 
 
 def test_n_0_only_reads(run: Run, gguf: Path, book: Path, tmp_path: Path) -> None:
