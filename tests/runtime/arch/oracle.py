@@ -11,9 +11,9 @@ from rwkv_edge import Model
 
 # Of the spread of the logits: float32 sums in another order.
 TOLERANCE = 1e-4
-# Named by the version that asks for them: the package reads these when it is imported.
+PLAIN = {"RWKV_V7_ON": "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
+# By the versions that ask for them: the package reads these when it is imported.
 ENVIRONMENTS = {
-    "4": {},
     "7": {"RWKV_V7_ON": "1"},
     "7a": {"RWKV_V7_ON": "1", "RWKV_DE_VERSION": "1"},
 }
@@ -36,7 +36,13 @@ def official_logits(version, path, tokens):
     arguments = [str(path), str(path.with_suffix(".tokens.npy")), str(out)]
     subprocess.run(
         [sys.executable, "-c", OFFICIAL, *arguments],
-        env={**os.environ, "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0", **ENVIRONMENTS[version]},
+        env={
+            **os.environ,
+            "RWKV_V7_ON": "0",
+            "RWKV_JIT_ON": "0",
+            "RWKV_CUDA_ON": "0",
+            **ENVIRONMENTS.get(version, {}),
+        },
         check=True,
         capture_output=True,
     )
