@@ -65,8 +65,8 @@ def as_text(value):
     return np.array(value if isinstance(value, list) else [value])
 
 
-def model_results(rwkv_class, model):
-    """Logits and states of a model."""
+def model_results(rwkv_class, model, is_7=True):
+    """Logits and states of a model; before RWKV-7 the official package offers less."""
     model = rwkv_class(str(model), "cpu fp32")
     found = {}
     logits, state = model.forward(TOKENS, None, full_output=True)
@@ -77,12 +77,12 @@ def model_results(rwkv_class, model):
     for i in (0, 1, 2, len(state) - 3, len(state) - 2, len(state) - 1):
         found[f"state: {i}"] = np.ascontiguousarray(state[i].float().numpy())
     found["logits of the last"] = model.forward(TOKENS, None)[0].float().numpy()
-    single, state = model.forward(TOKENS[0], None, True)
+    first = TOKENS[0] if is_7 else TOKENS[:1]
+    single, state = model.forward(first, None, True)
     found["logits of a number"] = single.float().numpy()
     found["logits of a list of one"] = model.forward([TOKENS[0]], None, True)[0].float().numpy()
-    found["args"] = as_text(
-        [f"{n} {getattr(model.args, n)}" for n in ("n_layer", "n_embd", "vocab_size", "head_size")]
-    )
+    names = ("n_layer", "n_embd", *(("vocab_size", "head_size") if is_7 else ()))
+    found["args"] = as_text([f"{name} {getattr(model.args, name)}" for name in names])
     return found
 
 
@@ -127,7 +127,8 @@ def sampling_results(pipeline, as_logits):
 
 def official_results(model, vocabulary, folder):
     """All of it from the official package."""
-    os.environ.update(RWKV_V7_ON="1", RWKV_JIT_ON="1", RWKV_CUDA_ON="0")
+    os.environ.update(RWKV_JIT_ON="1", RWKV_CUDA_ON="0")
+    os.environ.setdefault("RWKV_V7_ON", "1")
     import tokenizers
     import torch
     from rwkv import rwkv_tokenizer, utils
@@ -135,7 +136,7 @@ def official_results(model, vocabulary, folder):
 
     torch.set_num_threads(1)
     name = str(model).removesuffix(".pth")
-    found = model_results(RWKV, name)
+    found = model_results(RWKV, name, os.environ["RWKV_V7_ON"] == "1")
     if vocabulary is not None:
         # The official package reads files of one format by this function, and World's list by
         # another; the built-in model's list is of the second kind.

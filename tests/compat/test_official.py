@@ -18,6 +18,7 @@ from tests.compat.probe import (
     quick_start,
     sampling_results,
 )
+from tests.runtime.arch.oracle import ENVIRONMENTS, PLAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 # Written by probe.py, so that the suite needs no torch.
@@ -28,10 +29,16 @@ IMPORTS = {
     "from rwkv.model import": "from rwkv_edge.compat.model import",
     "from rwkv.utils import": "from rwkv_edge.compat.utils import",
 }
-# Layers, width, ffn width, ranks.
+# Version, layers, width, ffn width, ranks.
 RANDOM_SHAPES = {
-    "wide": (2, 128, 448, (32, 32, 32, 64)),
-    "deep": (5, 64, 256, (16, 24, 8, 40)),
+    "4": ("4", 2, 96, 256, None),
+    "5.0": ("5.0", 2, 128, 256, None),
+    "5.1": ("5.1", 2, 128, 256, None),
+    "5.2": ("5.2", 2, 128, 448, None),
+    "6": ("6", 2, 128, 448, (32, 40)),
+    "7, wide": ("7", 2, 128, 448, (32, 32, 32, 64)),
+    "7, deep": ("7", 5, 64, 256, (16, 24, 8, 40)),
+    "7a": ("7a", 2, 64, 256, (32, 32, 32, 64)),
 }
 
 
@@ -54,15 +61,15 @@ def stored(beginning):
     return found
 
 
-def ask_official(out, *arguments):
+def ask_official(out, *arguments, version="7"):
     """Everything from the official package itself, in a process of its own."""
     pytest.importorskip("torch", reason="torch is not installed: stored results stand unchecked")
     pytest.importorskip("rwkv", reason="rwkv is not installed: stored results stand unchecked")
     command = [sys.executable, "-m", "tests.compat.probe", str(out), *map(str, arguments)]
+    environment = {**os.environ, **PLAIN, **ENVIRONMENTS.get(version, {}), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, timeout=500, check=False,
-    )  # fmt: skip
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(out) as file:
         return dict(file)
@@ -106,11 +113,14 @@ def test_stored_results_are_what_the_official_package_gives(
 
 @pytest.mark.parametrize("name", list(RANDOM_SHAPES))
 def test_random_checkpoints_give_the_official_logits_and_states(name, tmp_path):
-    n_layer, n_embd, n_ffn, ranks = RANDOM_SHAPES[name]
-    hp = synthetic_hyperparameters(n_layer, n_embd, n_ffn=n_ffn, n_vocab=256, ranks=ranks)
-    write_synthetic(tmp_path / "random.pth", hp, seed=11)
-    wanted = ask_official(tmp_path / "official.npz", tmp_path / "random.pth")
-    check(model_results(RWKV, tmp_path / "random.pth"), wanted)
+    version, n_layer, n_embd, n_ffn, ranks = RANDOM_SHAPES[name]
+    hp = synthetic_hyperparameters(
+        n_layer, n_embd, version=version, n_ffn=n_ffn, n_vocab=256, ranks=ranks
+    )
+    # The official package layer-norms the embedding in the type that it is stored in.
+    write_synthetic(tmp_path / "random.pth", hp, seed=11, dtype="float32")
+    wanted = ask_official(tmp_path / "official.npz", tmp_path / "random.pth", version=version)
+    check(model_results(RWKV, tmp_path / "random.pth", version in ("7", "7a")), wanted)
 
 
 @pytest.mark.parametrize("options", [options for options in SAMPLINGS if options[2] > 0])

@@ -36,13 +36,7 @@ def official_logits(version, path, tokens):
     arguments = [str(path), str(path.with_suffix(".tokens.npy")), str(out)]
     subprocess.run(
         [sys.executable, "-c", OFFICIAL, *arguments],
-        env={
-            **os.environ,
-            "RWKV_V7_ON": "0",
-            "RWKV_JIT_ON": "0",
-            "RWKV_CUDA_ON": "0",
-            **ENVIRONMENTS.get(version, {}),
-        },
+        env={**os.environ, **PLAIN, **ENVIRONMENTS.get(version, {})},
         check=True,
         capture_output=True,
     )
