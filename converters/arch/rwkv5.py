@@ -51,7 +51,8 @@ class OneMinus(Source):
     def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
         """The vectors in the order of the keys."""
         mu = np.stack([checkpoint.read(key).reshape(-1) for key in self.keys])
-        return (np.float32(1) - mu).reshape(shape)
+        lerps: Float32Array = np.float32(1) - mu
+        return lerps.reshape(shape)
 
 
 @dataclass(frozen=True)
