@@ -9,6 +9,7 @@ from rwkv_edge.arch.rwkv5 import LERPS, is_gated
 from rwkv_edge.converters.arch.base import (
     AsStored,
     CheckpointReader,
+    Lerps,
     Shape,
     Shapes,
     Source,
@@ -40,18 +41,6 @@ RENAMED = {
 BY_CHANNEL = ("5.2",)
 # What weighs the present token has one of two names; under the older one it is a logarithm.
 FIRST, LOG_FIRST = "time_faaaa", "time_first"
-
-
-@dataclass(frozen=True)
-class OneMinus(Source):
-    """Several vectors, one below the other: 1 - each. RWKV-5's mu weighs the present token."""
-
-    keys: tuple[str, ...]
-
-    def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
-        """The vectors in the order of the keys."""
-        mu = np.stack([checkpoint.read(key).reshape(-1) for key in self.keys])
-        return (np.float32(1) - mu).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -146,10 +135,10 @@ class Rwkv5Reader(CheckpointReader):
             for gguf_name, name in renamed.items():
                 found[here + gguf_name] = AsStored(f"blocks.{i}.{name}")
             lerps = tuple(f"{att}time_mix_{letter}" for letter in LERPS[hp.version])
-            found[f"{here}time_mix_lerp_fused.weight"] = OneMinus(lerps)
+            found[f"{here}time_mix_lerp_fused.weight"] = Lerps(lerps)
             for letter in "kr":
                 mu = (f"blocks.{i}.ffn.time_mix_{letter}",)
-                found[f"{here}channel_mix_lerp_{letter}.weight"] = OneMinus(mu)
+                found[f"{here}channel_mix_lerp_{letter}.weight"] = Lerps(mu)
             first = ByChannel(att + FIRST, hp.n_head, att + LOG_FIRST)
             found[f"{here}time_mix_first.weight"] = first
             found[f"{here}time_mix_decay.weight"] = ByChannel(f"{att}time_decay", hp.n_head)

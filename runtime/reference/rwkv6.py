@@ -27,7 +27,9 @@ class Rwkv6(ReferenceModel):
         normed = layer_norm(x, weight("attn_norm_2.weight"), weight("attn_norm_2.bias"))
         x = x + gated_channel_mix(self, layer, normed, state)
         every = as_rwkv6(self.hyperparameters).rescale_every
-        return x / 2 if every and (layer + 1) % every == 0 else x, v_first
+        if every and (layer + 1) % every == 0:
+            x = np.float32(0.5) * x
+        return x, v_first
 
     def time_mix(self, layer: int, x: Float32Array, state: StateArrays) -> Float32Array:
         """(C,) to (C,); advances att_x and wkv of the layer."""

@@ -5,6 +5,8 @@ import pytest
 
 from rwkv_edge import Model, UnsupportedModelError
 from rwkv_edge.converters.convert import convert
+from rwkv_edge.gguf_reader import GgufFile
+from rwkv_edge.quant import Q8_0
 from tests.runtime.arch.oracle import (
     TOLERANCE,
     check,
@@ -108,6 +110,27 @@ def test_a_prompt_at_once_and_token_by_token_give_the_same_bits(weight_type, tmp
             state = model.new_state()
             singles = np.stack([model.forward([token], state)[0] for token in tokens])
             np.testing.assert_array_equal(rows, singles)
+
+
+def test_low_rank_matrices_may_be_quantized_in_a_file_from_elsewhere(
+    tmp_path, altered_gguf, stored
+):
+    path = make(tmp_path, "usual", "Q8_0").path
+    tensors = {}
+    with GgufFile(path) as file:
+        for name, tensor in file.tensors.items():
+            if name.endswith(("_w1.weight", "_w2.weight")):
+                raw = Q8_0.encode(tensor.decode().reshape(-1, tensor.shape[-1]))
+                tensors[name] = (raw.reshape(*tensor.shape[:-1], -1), "Q8_0")
+    assert len(tensors) == 4 * MODELS["usual"].n_layer
+    altered = altered_gguf(path, tensors=tensors)
+    logits = {}
+    for backend in ("reference", "numba"):
+        with Model.load(altered, backend=backend, threads=2) as model:
+            logits[backend], _ = model.forward(stored["tokens"], all_logits=True)
+    # As for Q8_0 above.
+    assert difference(logits["reference"], stored["usual"]) < 4e-2
+    assert difference(logits["numba"], logits["reference"]) < 4e-2
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
