@@ -4,11 +4,14 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from rwkv_edge.arch import ARCHITECTURES, Architecture, Role, TensorSpec
 from rwkv_edge.chat_templates import template_name_in_gguf
 from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError, shown
 from rwkv_edge.gguf_reader import GgufFile, GgufTensor
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.quant import F32
 from rwkv_edge.tokenizers import Tokenizer, tokenizer_from_gguf
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY
 
@@ -56,7 +59,7 @@ class ModelFile:
 
     def _checked(self, spec: TensorSpec) -> GgufTensor:
         """The tensor of this place, in exactly the shape that its place has."""
-        tensor = self.gguf.tensors.get(spec.name)
+        tensor = self.gguf.tensors.get(spec.name) or self._joined(spec)
         if tensor is None:
             raise FormatError(f"tensor {spec.name} is missing")
         if without_ones(tensor.shape) != without_ones(spec.shape):
@@ -71,6 +74,21 @@ class ModelFile:
         # Ones that stand elsewhere than in the schema would be broadcast where they must not.
         raw = tensor.raw.reshape(-1, quant_format.row_bytes(spec.shape[-1]))
         return GgufTensor(spec.name, spec.shape, quant_format, raw)
+
+    def _joined(self, spec: TensorSpec) -> GgufTensor | None:
+        """A small tensor out of the parts that older files hold instead of it, as float32."""
+        names = self.architecture.older_parts(spec.name)
+        parts = [self.gguf.tensors[name] for name in names if name in self.gguf.tensors]
+        if not parts or len(parts) < len(names):
+            return None
+        for part in parts:
+            if without_ones(part.shape) != spec.shape[-1:]:
+                raise FormatError(
+                    f"tensor {part.name} is {list(part.shape)}; its place needs "
+                    f"{list(spec.shape[-1:])}"
+                )
+        rows = np.stack([part.decode().reshape(-1) for part in parts])
+        return GgufTensor(spec.name, spec.shape, F32, F32.encode(rows))
 
     def tensor(self, name: str) -> GgufTensor:
         """A tensor of the schema, by its GGUF name."""

@@ -57,6 +57,11 @@ class Architecture(ABC):
     def tensors(self, hyperparameters: Hyperparameters) -> list[TensorSpec]:
         """Every tensor of the file, in file order."""
 
+    def older_parts(self, tensor: str) -> tuple[str, ...]:
+        """What older files hold instead of a tensor, one below the other; mostly nothing."""
+        del tensor
+        return ()
+
     @abstractmethod
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """The canonical state: float32 arrays by name, the layer first."""

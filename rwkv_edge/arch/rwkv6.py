@@ -120,6 +120,12 @@ class Rwkv6(Architecture):
             TensorSpec("output.weight", (hp.n_vocab, C), Role.MATRIX),
         ]
 
+    def older_parts(self, tensor: str) -> tuple[str, ...]:
+        """The five lerps, each by itself."""
+        if not tensor.endswith("time_mix_lerp_fused.weight"):
+            return ()
+        return tuple(tensor.replace("lerp_fused", f"lerp_{letter}") for letter in LERPS)
+
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """att_x and ffn_x: what each layer's token shift saw last; wkv: rows key, columns value."""
         hp = hyperparameters

@@ -20,6 +20,7 @@ def test_its_python_runs_from_top_to_bottom(
     gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(gguf, tmp_path / "model-q4.gguf")
+    (tmp_path / "book.txt").write_text("It was the best of books. " * 20)
     monkeypatch.chdir(tmp_path)
     code = "".join(blocks("python"))
     assert code.count("model") > 10

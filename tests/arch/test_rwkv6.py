@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rwkv_edge import Model
 from rwkv_edge.arch.rwkv6 import Rwkv6Hyperparameters
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.errors import FormatError
+from rwkv_edge.gguf_reader import GgufFile
 from rwkv_edge.model_file import ModelFile
 
 Alter = Callable[..., Path]
@@ -84,3 +86,30 @@ def test_a_rescaling_may_be_stated_or_not(
 def test_a_tensor_of_another_shape_is_refused(altered_gguf: Alter, path: Path, name: str) -> None:
     tensors = {f"blk.1.{name}.weight": (np.ones((7, 64), np.float32), "F32")}
     refused(altered_gguf(path, tensors=tensors), rf"blk\.1\.{name}\.weight is \[7, 64\]")
+
+
+def split_lerps(path: Path) -> dict[str, object]:
+    """What takes the fused lerps' place in files that llama.cpp's converter wrote at first."""
+    tensors: dict[str, object] = {}
+    with GgufFile(path) as file:
+        for i in range(N_LAYER):
+            fused = file.tensors[f"blk.{i}.time_mix_lerp_fused.weight"].decode().copy()
+            tensors[f"blk.{i}.time_mix_lerp_fused.weight"] = None
+            for letter, row in zip("wkvrg", fused.reshape(5, 64), strict=True):
+                tensors[f"blk.{i}.time_mix_lerp_{letter}.weight"] = (row.reshape(1, 1, 64), "F32")
+    return tensors
+
+
+def test_lerps_that_lie_by_themselves_are_the_fused_ones(altered_gguf: Alter, path: Path) -> None:
+    older = altered_gguf(path, tensors=split_lerps(path))
+    for backend in ("reference", "numba"):
+        with Model.load(path, backend=backend) as model, Model.load(older, backend=backend) as same:
+            wanted, _ = model.forward([1, 2, 3], all_logits=True)
+            np.testing.assert_array_equal(same.forward([1, 2, 3], all_logits=True)[0], wanted)
+
+
+def test_lerps_that_lie_by_themselves_must_all_be_there(altered_gguf: Alter, path: Path) -> None:
+    tensors = split_lerps(path) | {"blk.1.time_mix_lerp_r.weight": None}
+    refused(altered_gguf(path, tensors=tensors), r"blk\.1\.time_mix_lerp_fused\.weight is missing")
+    tensors["blk.1.time_mix_lerp_r.weight"] = (np.ones(32, np.float32), "F32")
+    refused(altered_gguf(path, tensors=tensors), r"blk\.1\.time_mix_lerp_r\.weight is \[32\]")
