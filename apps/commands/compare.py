@@ -12,7 +12,7 @@ from rwkv_edge.apps import console, options
 from rwkv_edge.apps.loading import open_model
 from rwkv_edge.comparison import Agreement
 from rwkv_edge.comparison import compare as compare_models
-from rwkv_edge.errors import BackendUnavailableError, InputError
+from rwkv_edge.errors import BackendUnavailableError, InputError, UnsupportedModelError
 
 REFERENCE = "reference"
 
@@ -37,8 +37,9 @@ def compare(
     The same text goes through each of them.
 
     The baseline is the reference (plain numpy) where it is among them, else the first. An engine
-    that is not installed is left out. All engines are in memory at once, and the reference holds
-    its weights as float32: 6 GB for a model of 1.5 billion weights.
+    that is not installed, or does not know the model's version, is left out. All engines are in
+    memory at once, and the reference holds its weights as float32: 6 GB for a model of 1.5 billion
+    weights.
     """
     names = engine_names(backends)
     text = comparison_text(prompt, file)
@@ -86,14 +87,24 @@ def comparison_text(prompt: str | None, file: Path | None) -> str | bytes:
 def open_engines(
     stack: contextlib.ExitStack, path: Path, names: Sequence[str], threads: int | None
 ) -> tuple[list[Model], dict[str, str]]:
-    """The model in each engine, and why some are left out, by name."""
+    """The model in each engine, and why some are left out, by name.
+
+    Raises UnsupportedModelError for a model that none of them runs.
+    """
     models: list[Model] = []
     missing: dict[str, str] = {}
+    unsupported: UnsupportedModelError | None = None
     for name in names:
         try:
             models.append(stack.enter_context(open_model(path, name, threads)))
         except BackendUnavailableError as error:
             missing[name] = f"{name} is left out: {error}"
+        except UnsupportedModelError as error:
+            # Not every engine knows every version.
+            missing[name] = f"{name} is left out: {error}"
+            unsupported = unsupported or error
+    if not models and unsupported is not None:
+        raise unsupported
     return models, missing
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from rwkv_edge import Model
 from rwkv_edge.builtin import heldout_path
+from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.perplexity import measure_perplexity
 
 from .conftest import Run
@@ -60,6 +62,20 @@ def test_compare_says_which_engine_is_not_installed_and_goes_on(
     assert "llama" not in result.out
     found = json.loads(run("compare", gguf, "-n", 10, "--json").out)
     assert list(found["left_out"]) == ["llama"]
+
+
+def test_compare_goes_on_without_an_engine_that_does_not_know_the_version(
+    run: Run, tmp_path: Path
+) -> None:
+    hp = synthetic_hyperparameters(1, 64, version="4", n_vocab=256)
+    write_synthetic(tmp_path / "m.pth", hp)
+    convert(tmp_path / "m.pth", tmp_path / "m.gguf", "F32")
+    result = run("compare", tmp_path / "m.gguf", "-n", 10)
+    assert result.code == 0
+    assert result.err.startswith("llama is left out: ")
+    assert "numba" in result.out
+    only = run("compare", tmp_path / "m.gguf", "--backends", "llama")
+    assert only.failed_with("llama")
 
 
 def test_compare_needs_two_engines(run: Run, gguf: Path) -> None:
