@@ -27,8 +27,7 @@ BYTES_PER_THREAD = 4 << 20
 
 def useful_threads(model: ModelFile) -> int:
     """One thread per physical core, but fewer for a model so small that they would only wait."""
-    n_bytes = sum(tensor.raw.nbytes for tensor in model.gguf.tensors.values())
-    return max(1, min(physical_cores(), n_bytes // BYTES_PER_THREAD))
+    return max(1, min(physical_cores(), model.bytes_per_token // BYTES_PER_THREAD))
 
 
 @dataclass(frozen=True)
