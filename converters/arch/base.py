@@ -107,6 +107,33 @@ class ComputedRows(Source):
         return self.open(checkpoint)(0, shape[0]).reshape(shape)
 
 
+# Tensors outside the blocks, by their GGUF names: the same in every version.
+OUTSIDE_BLOCKS: Mapping[str, Source] = {
+    "token_embd.weight": AsStored("emb.weight"),
+    "token_embd_norm.weight": AsStored("blocks.0.ln0.weight"),
+    "token_embd_norm.bias": AsStored("blocks.0.ln0.bias"),
+    "output_norm.weight": AsStored("ln_out.weight"),
+    "output_norm.bias": AsStored("ln_out.bias"),
+    "output.weight": AsStored("head.weight"),
+}
+
+
+def whole_checkpoint(
+    hyperparameters: Hyperparameters, block: Mapping[str, Shape]
+) -> dict[str, Shape]:
+    """Every tensor of a checkpoint whose blocks all hold those of `block`, in file order."""
+    hp = hyperparameters
+    C = hp.n_embd
+    shapes: dict[str, Shape] = {
+        "emb.weight": (hp.n_vocab, C),
+        "blocks.0.ln0.weight": (C,),
+        "blocks.0.ln0.bias": (C,),
+    }
+    for i in range(hp.n_layer):
+        shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+    return shapes | {"ln_out.weight": (C,), "ln_out.bias": (C,), "head.weight": (hp.n_vocab, C)}
+
+
 class CheckpointReader(ABC):
     """One version of RWKV as its training code saves it."""
 
@@ -123,9 +150,10 @@ class CheckpointReader(ABC):
         del key
         return False
 
-    @abstractmethod
     def ignored(self, hyperparameters: Hyperparameters) -> frozenset[str]:
-        """Tensors that may be there and are not used."""
+        """Tensors that may be there and are not used; none, unless a version says otherwise."""
+        del hyperparameters
+        return frozenset()
 
     @abstractmethod
     def sources(self, hyperparameters: Hyperparameters) -> dict[str, Source]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from rwkv_edge.arch.rwkv4 import LERPS
 from rwkv_edge.converters.arch.base import (
+    OUTSIDE_BLOCKS,
     AsStored,
     CheckpointReader,
     Lerps,
@@ -14,6 +15,7 @@ from rwkv_edge.converters.arch.base import (
     Source,
     count_layers,
     require_shape,
+    whole_checkpoint,
 )
 from rwkv_edge.converters.checkpoints import Checkpoint
 from rwkv_edge.hyperparameters import Hyperparameters
@@ -78,31 +80,11 @@ class Rwkv4Reader(CheckpointReader):
         block["ffn.key.weight"] = (F, C)
         block["ffn.receptance.weight"] = (C, C)
         block["ffn.value.weight"] = (C, F)
-        shapes: dict[str, Shape] = {
-            "emb.weight": (hp.n_vocab, C),
-            "blocks.0.ln0.weight": (C,),
-            "blocks.0.ln0.bias": (C,),
-        }
-        for i in range(hp.n_layer):
-            shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
-        shapes |= {"ln_out.weight": (C,), "ln_out.bias": (C,), "head.weight": (hp.n_vocab, C)}
-        return shapes
-
-    def ignored(self, hyperparameters: Hyperparameters) -> frozenset[str]:
-        """Nothing: every tensor is used."""
-        del hyperparameters
-        return frozenset()
+        return whole_checkpoint(hp, block)
 
     def sources(self, hyperparameters: Hyperparameters) -> dict[str, Source]:
         """Where each GGUF tensor comes from, by its GGUF name."""
-        found: dict[str, Source] = {
-            "token_embd.weight": AsStored("emb.weight"),
-            "token_embd_norm.weight": AsStored("blocks.0.ln0.weight"),
-            "token_embd_norm.bias": AsStored("blocks.0.ln0.bias"),
-            "output_norm.weight": AsStored("ln_out.weight"),
-            "output_norm.bias": AsStored("ln_out.bias"),
-            "output.weight": AsStored("head.weight"),
-        }
+        found = dict(OUTSIDE_BLOCKS)
         for i in range(hyperparameters.n_layer):
             block = f"blocks.{i}."
             for gguf_name, name in RENAMED.items():

@@ -2,6 +2,7 @@
 
 from rwkv_edge.arch.rwkv7 import LERPS, Rwkv7Hyperparameters, as_rwkv7
 from rwkv_edge.converters.arch.base import (
+    OUTSIDE_BLOCKS,
     AsStored,
     CheckpointReader,
     Padding,
@@ -12,6 +13,7 @@ from rwkv_edge.converters.arch.base import (
     Transposed,
     count_layers,
     require_shape,
+    whole_checkpoint,
 )
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import Hyperparameters
@@ -89,14 +91,7 @@ class Rwkv7Reader(CheckpointReader):
         block["ffn.key.weight"] = (F, C)
         block["ffn.value.weight"] = (C, F)
         block["att.r_k"] = (hp.n_head, hp.head_size)
-        shapes: dict[str, Shape] = {
-            "emb.weight": (hp.n_vocab, C),
-            "blocks.0.ln0.weight": (C,),
-            "blocks.0.ln0.bias": (C,),
-        }
-        for i in range(hp.n_layer):
-            shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
-        shapes |= {"ln_out.weight": (C,), "ln_out.bias": (C,), "head.weight": (hp.n_vocab, C)}
+        shapes = whole_checkpoint(hp, block)
         return {key: shape for key, shape in shapes.items() if key not in self.ignored(hp)}
 
     def may_be_flat(self, key: str) -> bool:
@@ -111,14 +106,7 @@ class Rwkv7Reader(CheckpointReader):
     def sources(self, hyperparameters: Hyperparameters) -> dict[str, Source]:
         """Where each GGUF tensor comes from, by its GGUF name."""
         hp = as_rwkv7(hyperparameters)
-        found: dict[str, Source] = {
-            "token_embd.weight": AsStored("emb.weight"),
-            "token_embd_norm.weight": AsStored("blocks.0.ln0.weight"),
-            "token_embd_norm.bias": AsStored("blocks.0.ln0.bias"),
-            "output_norm.weight": AsStored("ln_out.weight"),
-            "output_norm.bias": AsStored("ln_out.bias"),
-            "output.weight": AsStored("head.weight"),
-        }
+        found = dict(OUTSIDE_BLOCKS)
         for i in range(hp.n_layer):
             att = f"blocks.{i}.att."
             for gguf_name, name in RENAMED.items():

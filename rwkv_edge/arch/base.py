@@ -1,7 +1,7 @@
 """What a version of RWKV declares: which tensors its GGUF holds, and which arrays its state."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,6 +32,10 @@ class TensorSpec:
     name: str
     shape: Shape
     role: Role
+
+
+# A tensor of a layer, its name without `blk.N.`.
+LayerTensor = tuple[str, Shape, Role]
 
 
 class Architecture(ABC):
@@ -70,3 +74,34 @@ class Architecture(ABC):
         """What a fresh state's array is filled with."""
         del array_name
         return 0.0
+
+
+def whole_model(
+    hyperparameters: Hyperparameters, layer: Callable[[int], Iterable[LayerTensor]]
+) -> list[TensorSpec]:
+    """Every tensor of a file: embedding, what `layer` names for each layer, and head."""
+    hp = hyperparameters
+    C = hp.n_embd
+    return [
+        TensorSpec("token_embd.weight", (hp.n_vocab, C), Role.MATRIX),
+        TensorSpec("token_embd_norm.weight", (C,), Role.VECTOR),
+        TensorSpec("token_embd_norm.bias", (C,), Role.VECTOR),
+        *(
+            TensorSpec(f"blk.{i}.{name}", shape, role)
+            for i in range(hp.n_layer)
+            for name, shape, role in layer(i)
+        ),
+        TensorSpec("output_norm.weight", (C,), Role.VECTOR),
+        TensorSpec("output_norm.bias", (C,), Role.VECTOR),
+        TensorSpec("output.weight", (hp.n_vocab, C), Role.MATRIX),
+    ]
+
+
+def head_state_shapes(hyperparameters: Hyperparameters) -> dict[str, Shape]:
+    """att_x and ffn_x: what each layer's token shift saw last; wkv: a matrix for each head."""
+    hp = hyperparameters
+    return {
+        "att_x": (hp.n_layer, hp.n_embd),
+        "wkv": (hp.n_layer, hp.n_head, hp.head_size, hp.head_size),
+        "ffn_x": (hp.n_layer, hp.n_embd),
+    }

@@ -8,7 +8,14 @@ which is added to a logarithm, not what the checkpoint stores.
 
 from collections.abc import Mapping
 
-from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
+from rwkv_edge.arch.base import (
+    Architecture,
+    LayerTensor,
+    Role,
+    Shape,
+    TensorSpec,
+    whole_model,
+)
 from rwkv_edge.arch.gguf_keys import CONTEXT_LENGTH, read_count, require_shape
 from rwkv_edge.hyperparameters import LAYER_NORM_EPS, Hyperparameters
 
@@ -58,7 +65,7 @@ class Rwkv4(Architecture):
         """Every tensor of the file, in file order."""
         hp = hyperparameters
         C, F = hp.n_embd, hp.n_ffn
-        layer: list[tuple[str, Shape, Role]] = [
+        layer: list[LayerTensor] = [
             ("attn_norm.weight", (C,), Role.VECTOR),
             ("attn_norm.bias", (C,), Role.VECTOR),
             ("attn_norm_2.weight", (C,), Role.VECTOR),
@@ -76,19 +83,7 @@ class Rwkv4(Architecture):
             ("channel_mix_receptance.weight", (C, C), Role.MATRIX),
             ("channel_mix_value.weight", (C, F), Role.MATRIX),
         ]
-        return [
-            TensorSpec("token_embd.weight", (hp.n_vocab, C), Role.MATRIX),
-            TensorSpec("token_embd_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("token_embd_norm.bias", (C,), Role.VECTOR),
-            *(
-                TensorSpec(f"blk.{i}.{name}", shape, role)
-                for i in range(hp.n_layer)
-                for name, shape, role in layer
-            ),
-            TensorSpec("output_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("output_norm.bias", (C,), Role.VECTOR),
-            TensorSpec("output.weight", (hp.n_vocab, C), Role.MATRIX),
-        ]
+        return whole_model(hp, lambda _: layer)
 
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """att_x and ffn_x: what each layer's token shift saw last.

@@ -8,7 +8,15 @@ before exp(-exp(...)) and first as it multiplies.
 
 from collections.abc import Mapping
 
-from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
+from rwkv_edge.arch.base import (
+    Architecture,
+    LayerTensor,
+    Role,
+    Shape,
+    TensorSpec,
+    head_state_shapes,
+    whole_model,
+)
 from rwkv_edge.arch.gguf_keys import CONTEXT_LENGTH, read_count, require_shape
 from rwkv_edge.errors import FormatError, shown
 from rwkv_edge.hyperparameters import LAYER_NORM_EPS, Hyperparameters
@@ -69,8 +77,8 @@ class Rwkv5(Architecture):
         """Every tensor of the file, in file order."""
         hp = hyperparameters
         C, F = hp.n_embd, hp.n_ffn
-        gate: list[tuple[str, Shape, Role]] = [("time_mix_gate.weight", (C, C), Role.MATRIX)]
-        layer: list[tuple[str, Shape, Role]] = [
+        gate: list[LayerTensor] = [("time_mix_gate.weight", (C, C), Role.MATRIX)]
+        layer: list[LayerTensor] = [
             ("attn_norm.weight", (C,), Role.VECTOR),
             ("attn_norm.bias", (C,), Role.VECTOR),
             ("attn_norm_2.weight", (C,), Role.VECTOR),
@@ -91,28 +99,11 @@ class Rwkv5(Architecture):
             ("channel_mix_value.weight", (C, F), Role.MATRIX),
             ("channel_mix_receptance.weight", (C, C), Role.MATRIX),
         ]
-        return [
-            TensorSpec("token_embd.weight", (hp.n_vocab, C), Role.MATRIX),
-            TensorSpec("token_embd_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("token_embd_norm.bias", (C,), Role.VECTOR),
-            *(
-                TensorSpec(f"blk.{i}.{name}", shape, role)
-                for i in range(hp.n_layer)
-                for name, shape, role in layer
-            ),
-            TensorSpec("output_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("output_norm.bias", (C,), Role.VECTOR),
-            TensorSpec("output.weight", (hp.n_vocab, C), Role.MATRIX),
-        ]
+        return whole_model(hp, lambda _: layer)
 
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """att_x and ffn_x: what each layer's token shift saw last; wkv: rows key, columns value."""
-        hp = hyperparameters
-        return {
-            "att_x": (hp.n_layer, hp.n_embd),
-            "wkv": (hp.n_layer, hp.n_head, hp.head_size, hp.head_size),
-            "ffn_x": (hp.n_layer, hp.n_embd),
-        }
+        return head_state_shapes(hyperparameters)
 
 
 def is_gated(hyperparameters: Hyperparameters) -> bool:

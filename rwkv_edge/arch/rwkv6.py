@@ -9,7 +9,15 @@ layers x is to be halved to match (`rescale_every_n_layers`); ours are written w
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
+from rwkv_edge.arch.base import (
+    Architecture,
+    LayerTensor,
+    Role,
+    Shape,
+    TensorSpec,
+    head_state_shapes,
+    whole_model,
+)
 from rwkv_edge.arch.gguf_keys import CONTEXT_LENGTH, read_count, require_shape
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import LAYER_NORM_EPS, Hyperparameters
@@ -80,7 +88,7 @@ class Rwkv6(Architecture):
         """Every tensor of the file, in file order."""
         hp = as_rwkv6(hyperparameters)
         C, F = hp.n_embd, hp.n_ffn
-        layer: list[tuple[str, Shape, Role]] = [
+        layer: list[LayerTensor] = [
             ("attn_norm.weight", (C,), Role.VECTOR),
             ("attn_norm.bias", (C,), Role.VECTOR),
             ("attn_norm_2.weight", (C,), Role.VECTOR),
@@ -106,19 +114,7 @@ class Rwkv6(Architecture):
             ("channel_mix_value.weight", (C, F), Role.MATRIX),
             ("channel_mix_receptance.weight", (C, C), Role.MATRIX),
         ]
-        return [
-            TensorSpec("token_embd.weight", (hp.n_vocab, C), Role.MATRIX),
-            TensorSpec("token_embd_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("token_embd_norm.bias", (C,), Role.VECTOR),
-            *(
-                TensorSpec(f"blk.{i}.{name}", shape, role)
-                for i in range(hp.n_layer)
-                for name, shape, role in layer
-            ),
-            TensorSpec("output_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("output_norm.bias", (C,), Role.VECTOR),
-            TensorSpec("output.weight", (hp.n_vocab, C), Role.MATRIX),
-        ]
+        return whole_model(hp, lambda _: layer)
 
     def older_parts(self, tensor: str) -> tuple[str, ...]:
         """The five lerps, each by itself."""
@@ -128,12 +124,7 @@ class Rwkv6(Architecture):
 
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """att_x and ffn_x: what each layer's token shift saw last; wkv: rows key, columns value."""
-        hp = hyperparameters
-        return {
-            "att_x": (hp.n_layer, hp.n_embd),
-            "wkv": (hp.n_layer, hp.n_head, hp.head_size, hp.head_size),
-            "ffn_x": (hp.n_layer, hp.n_embd),
-        }
+        return head_state_shapes(hyperparameters)
 
 
 def as_rwkv6(hyperparameters: Hyperparameters) -> Rwkv6Hyperparameters:

@@ -8,7 +8,15 @@ v0, v1, v2 that nothing reads, because llama.cpp asks for them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rwkv_edge.arch.base import Architecture, Role, Shape, TensorSpec
+from rwkv_edge.arch.base import (
+    Architecture,
+    LayerTensor,
+    Role,
+    Shape,
+    TensorSpec,
+    head_state_shapes,
+    whole_model,
+)
 from rwkv_edge.arch.gguf_keys import CONTEXT_LENGTH, read_count, require_shape
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import LAYER_NORM_EPS, Hyperparameters
@@ -84,7 +92,7 @@ class Rwkv7(Architecture):
         hp = as_rwkv7(hyperparameters)
         C, F = hp.n_embd, hp.n_ffn
 
-        def layer(value_rank: int) -> list[tuple[str, Shape, Role]]:
+        def layer(value_rank: int) -> list[LayerTensor]:
             return [
                 ("attn_norm.weight", (C,), Role.VECTOR),
                 ("attn_norm.bias", (C,), Role.VECTOR),
@@ -110,29 +118,12 @@ class Rwkv7(Architecture):
                 ("channel_mix_value.weight", (C, F), Role.MATRIX),
             ]
 
-        return [
-            TensorSpec("token_embd.weight", (hp.n_vocab, C), Role.MATRIX),
-            TensorSpec("token_embd_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("token_embd_norm.bias", (C,), Role.VECTOR),
-            *(
-                TensorSpec(f"blk.{i}.{name}", shape, role)
-                for i in range(hp.n_layer)
-                # Layer 0's v1 and v2 are padding, which llama.cpp wants in the shape of a1 and a2.
-                for name, shape, role in layer(hp.iclr_rank if i == 0 else hp.value_rank)
-            ),
-            TensorSpec("output_norm.weight", (C,), Role.VECTOR),
-            TensorSpec("output_norm.bias", (C,), Role.VECTOR),
-            TensorSpec("output.weight", (hp.n_vocab, C), Role.MATRIX),
-        ]
+        # Layer 0's v1 and v2 are padding, which llama.cpp wants in the shape of a1 and a2.
+        return whole_model(hp, lambda i: layer(hp.iclr_rank if i == 0 else hp.value_rank))
 
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """att_x and ffn_x: what each layer's token shift saw last; wkv: rows value, columns key."""
-        hp = hyperparameters
-        return {
-            "att_x": (hp.n_layer, hp.n_embd),
-            "wkv": (hp.n_layer, hp.n_head, hp.head_size, hp.head_size),
-            "ffn_x": (hp.n_layer, hp.n_embd),
-        }
+        return head_state_shapes(hyperparameters)
 
 
 def as_rwkv7(hyperparameters: Hyperparameters) -> Rwkv7Hyperparameters:
@@ -141,7 +132,7 @@ def as_rwkv7(hyperparameters: Hyperparameters) -> Rwkv7Hyperparameters:
     return hyperparameters
 
 
-def low_rank(letter: str, n_embd: int, rank: int) -> list[tuple[str, Shape, Role]]:
+def low_rank(letter: str, n_embd: int, rank: int) -> list[LayerTensor]:
     """letter0 + letter2 @ f(letter1 @ x): a bias and a low-rank pair, stored (out, in)."""
     return [
         (f"time_mix_{letter}0.weight", (n_embd,), Role.VECTOR),
