@@ -3,27 +3,16 @@
 Run at the top, with the [oracle] extra: python -m tests.runtime.arch.make_official_logits
 """
 
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-
-def official_logits(path, tokens):
-    """(T, n_vocab) float32 from a fresh state, strategy 'cpu fp32'."""
-    # The package reads these when it is imported.
-    os.environ.update(RWKV_V7_ON="1", RWKV_JIT_ON="0", RWKV_CUDA_ON="0")
-    from rwkv.model import RWKV
-
-    model = RWKV(model=str(path).removesuffix(".pth"), strategy="cpu fp32")
-    logits, _ = model.forward([int(t) for t in tokens], None, full_output=True)
-    return logits.float().numpy()
+from tests.runtime.arch.oracle import official_logits
+from tests.runtime.arch.test_rwkv7 import RANDOM_SHAPES, write_random
 
 
 def main():
-    from tests.runtime.arch.test_rwkv7 import RANDOM_SHAPES, write_random
-
     tokens = np.random.default_rng(5).integers(0, 256, 40).astype(np.int32)
     stored = {"tokens": tokens}
     with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +20,7 @@ def main():
             for layer_0_values in (False, True):
                 path = Path(folder) / f"{name}.pth"
                 write_random(path, name, layer_0_values)
-                stored[f"{name}_{layer_0_values}"] = official_logits(path, tokens)
+                stored[f"{name}_{layer_0_values}"] = official_logits("7", path, tokens)
     np.savez_compressed(Path(__file__).parent / "rwkv7_official_logits.npz", **stored)
 
 

@@ -8,22 +8,21 @@ import pytest
 from rwkv_edge import Model
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
-from tests.runtime.arch import oracle
-from tests.runtime.arch.oracle import require_official_package
+from tests.runtime.arch.oracle import (
+    TOLERANCE,
+    check,
+    difference,
+    official_logits,
+    require_official_package,
+)
 from tests.trained import trained_checkpoint
 
 HERE = Path(__file__).parent
-# Of the spread of the logits: float32 sums in another order.
-TOLERANCE = 1e-4
 # Random checkpoints, by name: layers, width, ffn width, ranks.
 RANDOM_SHAPES = {
     "wide": (2, 128, 448, (32, 32, 32, 64)),
     "deep": (5, 64, 256, (16, 24, 8, 40)),
 }
-
-
-def difference(found, wanted):
-    return np.abs(found - wanted).max() / (wanted.max() - wanted.min())
 
 
 def write_random(path, name, layer_0_values):
@@ -32,20 +31,6 @@ def write_random(path, name, layer_0_values):
         n_layer, n_embd, n_ffn=n_ffn, n_vocab=256, ranks=ranks
     )
     write_synthetic(path, hyperparameters, seed=11, unused=layer_0_values)
-
-
-def check(path, backend, tokens, wanted):
-    """Whole prompt, token by token, and split."""
-    with Model.load(path, backend=backend) as model:
-        logits, _ = model.forward(tokens, all_logits=True)
-        assert difference(logits, wanted) < TOLERANCE
-        state = model.new_state()
-        rows = np.stack([model.forward([token], state)[0] for token in tokens])
-        assert difference(rows, wanted) < TOLERANCE
-        split = len(tokens) // 3
-        _, state = model.forward(tokens[:split])
-        rest, _ = model.forward(tokens[split:], state, all_logits=True)
-        assert difference(rest, wanted[split:]) < TOLERANCE
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
@@ -73,13 +58,10 @@ def test_random_checkpoint_gives_the_stored_official_logits(
 @pytest.mark.parametrize("name", list(RANDOM_SHAPES))
 @pytest.mark.parametrize("layer_0_values", [False, True])
 def test_stored_logits_are_what_the_official_package_gives(name, layer_0_values, tmp_path):
-    pytest.importorskip("torch", reason="torch is not installed: stored logits stand unchecked")
-    pytest.importorskip("rwkv", reason="rwkv is not installed: stored logits stand unchecked")
-    from tests.runtime.arch.make_official_logits import official_logits
-
+    require_official_package()
     stored = np.load(HERE / "rwkv7_official_logits.npz")
     write_random(tmp_path / "m.pth", name, layer_0_values)
-    found = official_logits(tmp_path / "m.pth", stored["tokens"])
+    found = official_logits("7", tmp_path / "m.pth", stored["tokens"])
     assert difference(found, stored[f"{name}_{layer_0_values}"]) < TOLERANCE
 
 
@@ -138,10 +120,10 @@ def test_odd_shapes_give_what_the_official_package_gives(name, tmp_path):
     )
     write_synthetic(tmp_path / "m.pth", hyperparameters, seed=11)
     tokens = np.random.default_rng(5).integers(0, 256, 30).astype(np.int32)
-    wanted = oracle.official_logits("7", tmp_path / "m.pth", tokens)
+    wanted = official_logits("7", tmp_path / "m.pth", tokens)
     convert(tmp_path / "m.pth", tmp_path / "m.gguf", "F32")
     for backend in ("reference", "numba"):
-        oracle.check(tmp_path / "m.gguf", backend, tokens, wanted)
+        check(tmp_path / "m.gguf", backend, tokens, wanted)
     for weight_type, bound in (("Q8_0", 3e-2), ("Q4_0", 0.35)):
         convert(tmp_path / "m.pth", tmp_path / "m.gguf", weight_type)
         with Model.load(tmp_path / "m.gguf") as model:
