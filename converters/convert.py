@@ -12,31 +12,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwkv_edge.arch import Role, TensorSpec, architecture_of
+from rwkv_edge.arch import Role
 from rwkv_edge.atomic_file import atomic_write
-from rwkv_edge.converters.arch import (
-    AsStored,
-    CheckpointReader,
-    ComputedRows,
-    Source,
-    recognise,
-)
-from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
-from rwkv_edge.converters.gguf_file import FILE_TYPES, GgufHeader, PlannedTensor, pad, write_header
-from rwkv_edge.converters.tokenizers import EmbeddedTokenizer, choose_tokenizer
-from rwkv_edge.errors import FormatError, InputError, RwkvEdgeError, UnsupportedModelError
+from rwkv_edge.converters.arch import AsStored, ComputedRows, Source
+from rwkv_edge.converters.checkpoints import Checkpoint
+from rwkv_edge.converters.gguf_file import PlannedTensor, pad, write_header
+from rwkv_edge.converters.model_source import open_model_source
+from rwkv_edge.converters.plan import ConversionPlan, plan_conversion, require_weight_type
+from rwkv_edge.errors import InputError, RwkvEdgeError
 from rwkv_edge.hyperparameters import Hyperparameters
-from rwkv_edge.quant import BF16, F16, F32, Q8_0, QUANT_FORMATS, Bytes, QuantFormat
+from rwkv_edge.quant import Bytes
 
 if TYPE_CHECKING:
     from rwkv_edge.converters.row_encoder import RowEncoder
 
 Progress = Callable[[int, int], None]
 
-# What the low-rank matrices are stored in, by weight type: they never go below 16 bits.
-LORA_FORMATS: dict[str, type[QuantFormat]] = {"F32": F32, "BF16": BF16}
-# What tables of a row for each token are stored in, where it is not the weight type.
-TABLE_FORMATS: dict[str, type[QuantFormat]] = {"Q4_0": Q8_0}
 # Windows knows no quotas.
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # By default: with more, they wait for the file, and each takes 8 MiB of buffers.
@@ -86,35 +77,19 @@ def convert(
     """
     began = time.perf_counter()
     source, destination = Path(source), Path(destination)
-    if weight_type not in FILE_TYPES:
-        raise InputError(f"weight type {weight_type}: wanted one of {', '.join(FILE_TYPES)}")
+    require_weight_type(weight_type)
     if threads is not None and threads < 1:
         raise InputError(f"threads {threads}: wanted at least 1")
-    with open_checkpoint(source) as checkpoint:
+    with open_model_source(source) as model:
         require_other_file(source, destination)
-        reader, hp = recognised(checkpoint)
-        words = choose_tokenizer(source, hp.n_vocab, tokenizer)
-        architecture = architecture_of(hp.version)
-        specs = architecture.tensors(hp)
-        tensors = [PlannedTensor(spec, format_of(spec, weight_type)) for spec in specs]
-        header = GgufHeader(
-            architecture=architecture.name,
-            name=source.stem,
-            weight_type=weight_type,
-            metadata=architecture.gguf_metadata(hp),
-            tokenizer=words,
-            n_vocab=hp.n_vocab,
-            tensors=tensors,
-        )
-        sources = reader.sources(hp)
-        n_bytes = sum(tensor.n_bytes for tensor in tensors)
-        require_space(destination, n_bytes + SPARE_BYTES)
+        plan = plan_conversion(model, weight_type, tokenizer)
+        require_space(destination, plan.n_bytes + SPARE_BYTES)
         try:
             with atomic_write(destination) as file:
-                write_header(file, header)
-                report = _Reporter(n_bytes, progress)
+                write_header(file, plan.header)
+                report = _Reporter(plan.n_bytes, progress)
                 # Closed by name: on an error its threads must have ended when this returns.
-                with closing(encoded(checkpoint, tensors, sources, threads)) as pieces:
+                with closing(encoded(plan, threads)) as pieces:
                     for piece in pieces:
                         if piece is None:
                             pad(file)
@@ -122,17 +97,18 @@ def convert(
                             file.write(piece.data)
                             report.add(piece.size)
         except OSError as error:
-            raise write_error(destination, error, n_bytes) from error
+            raise write_error(destination, error, plan.n_bytes) from error
+    words = plan.header.tokenizer
     return ConversionSummary(
         path=destination,
         n_bytes=destination.stat().st_size,
-        n_tensors=len(tensors),
+        n_tensors=len(plan.tensors),
         seconds=time.perf_counter() - began,
-        hyperparameters=hp,
+        hyperparameters=plan.hyperparameters,
         weight_type=weight_type,
         tokenizer=words.kind,
         vocabulary=words.origin,
-        notes=tuple(notes_on(tensors, weight_type, words, hp)),
+        notes=plan.notes,
     )
 
 
@@ -150,44 +126,16 @@ class _Reporter:
             self._progress(self._done, self._total)
 
 
-def recognised(checkpoint: Checkpoint) -> tuple[CheckpointReader, Hyperparameters]:
-    """The version and the shape of a checkpoint; raises FormatError, UnsupportedModelError."""
-    shapes = checkpoint.shapes()
-    try:
-        reader = recognise(shapes)
-        hp = reader.check(shapes)
-    except (FormatError, UnsupportedModelError) as error:
-        raise type(error)(f"{checkpoint.path}: {error}") from error
-    for key in shapes:
-        checkpoint.require_readable(key)
-    return reader, hp
-
-
-def format_of(spec: TensorSpec, weight_type: str) -> type[QuantFormat]:
-    """How a tensor is stored when the user asks for `weight_type`."""
-    if spec.role is Role.VECTOR:
-        return F32
-    if spec.role is Role.LORA:
-        return LORA_FORMATS.get(weight_type, F16)
-    quant = QUANT_FORMATS[weight_type]
-    if spec.role is Role.TABLE:
-        quant = TABLE_FORMATS.get(weight_type, quant)
-    return quant if spec.shape[-1] % quant.block_len == 0 else F16
-
-
-def encoded(
-    checkpoint: Checkpoint,
-    tensors: list[PlannedTensor],
-    sources: dict[str, Source],
-    threads: int | None,
-) -> Generator[Bytes | None, None, None]:
+def encoded(plan: ConversionPlan, threads: int | None) -> Generator[Bytes | None, None, None]:
     """The bytes of every tensor in file order; None stands where one ends."""
     # numba takes a second to import: a wrong file name should not wait for it.
     from rwkv_edge.converters.row_encoder import RowEncoder
 
+    model = plan.model
     with RowEncoder(threads or min(os.cpu_count() or 1, MAX_THREADS)) as encoder:
-        for tensor in tensors:
-            yield from encoded_tensor(encoder, checkpoint, tensor, sources[tensor.spec.name])
+        for tensor in plan.tensors:
+            source = model.sources[tensor.spec.name]
+            yield from encoded_tensor(encoder, model.checkpoint, tensor, source)
             yield None
 
 
@@ -210,21 +158,6 @@ def encoded_tensor(
     out = np.empty(tensor.n_bytes, np.uint8)
     encode_weights(np.ascontiguousarray(weights).reshape(-1), tensor.quant, out, where)
     yield out
-
-
-def notes_on(
-    tensors: list[PlannedTensor], weight_type: str, words: EmbeddedTokenizer, hp: Hyperparameters
-) -> Iterator[str]:
-    """What the user did not ask for but got."""
-    asked = QUANT_FORMATS[weight_type]
-    other = [t for t in tensors if t.spec.role is Role.MATRIX and t.quant is not asked]
-    if other:
-        yield (
-            f"{len(other)} matrices are F16: {weight_type} needs rows of a multiple of "
-            f"{asked.block_len} weights"
-        )
-    if words.n_ids < hp.n_vocab and not words.is_padded_always:
-        yield f"the vocabulary has {words.n_ids} ids of {hp.n_vocab}: the rest is padding"
 
 
 def require_other_file(source: Path, destination: Path) -> None:

@@ -12,18 +12,11 @@ import numpy as np
 from rwkv_edge.arch import TensorSpec
 from rwkv_edge.chat_templates import TEMPLATE_KEY
 from rwkv_edge.converters.tokenizers import EmbeddedTokenizer
+from rwkv_edge.converters.weight_types import FILE_TYPES
 from rwkv_edge.quant import QuantFormat
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-# `general.file_type`: how llama.cpp calls a file by most of its weights.
-FILE_TYPES = {
-    "F32": gguf.LlamaFileType.ALL_F32,
-    "F16": gguf.LlamaFileType.MOSTLY_F16,
-    "BF16": gguf.LlamaFileType.MOSTLY_BF16,
-    "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
-    "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-}
 
 
 @dataclass(frozen=True)

@@ -124,16 +124,15 @@ def is_writable(folder: Path) -> bool:
 
 def n_layer_of(path: Path) -> int:
     """How many layers a checkpoint or a GGUF has; raises RwkvEdgeError, OSError."""
-    from rwkv_edge.converters.checkpoints import open_checkpoint
-    from rwkv_edge.converters.convert import recognised
+    from rwkv_edge.converters.model_source import open_model_source
     from rwkv_edge.model_file import ModelFile
 
     if path.suffix == ".gguf":
         file = ModelFile(path)
         file.close()
         return file.hyperparameters.n_layer
-    with open_checkpoint(path) as checkpoint:
-        return recognised(checkpoint)[1].n_layer
+    with open_model_source(path) as model:
+        return model.hyperparameters.n_layer
 
 
 def refuse_saving(convert_and_save_and_exit: object) -> None:

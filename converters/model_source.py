@@ -1,0 +1,61 @@
+"""What is converted: a file of weights, recognised, and where each GGUF tensor comes from in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rwkv_edge.converters.arch import CheckpointReader, Source, recognise
+from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.hyperparameters import Hyperparameters
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """An open model to convert. Close it, or use it in a `with` block.
+
+    sources: by the GGUF name of each tensor.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    hyperparameters: Hyperparameters
+    sources: Mapping[str, Source]
+
+    def __enter__(self) -> "ModelSource":
+        """Return self."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.checkpoint.close()
+
+
+def open_model_source(path: str | Path) -> ModelSource:
+    """Open a `.pth` or safetensors file; raises FormatError, UnsupportedModelError."""
+    checkpoint = open_checkpoint(path)
+    try:
+        reader, hp = recognised(checkpoint)
+        return ModelSource(checkpoint.path, checkpoint, hp, reader.sources(hp))
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def recognised(checkpoint: Checkpoint) -> tuple[CheckpointReader, Hyperparameters]:
+    """The version and the shape of a checkpoint; raises FormatError, UnsupportedModelError."""
+    shapes = checkpoint.shapes()
+    try:
+        reader = recognise(shapes)
+        hp = reader.check(shapes)
+    except (FormatError, UnsupportedModelError) as error:
+        raise type(error)(f"{checkpoint.path}: {error}") from error
+    for key in shapes:
+        checkpoint.require_readable(key)
+    return reader, hp
