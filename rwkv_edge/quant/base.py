@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_edge.errors import FormatError
+from rwkv_edge.errors import FormatError, UnsupportedModelError
 
 Float32Array = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -49,14 +49,22 @@ class QuantFormat(ABC):
         return raw.reshape(-1, cls.row_bytes(n_columns)).view(cls.block)
 
     @classmethod
-    @abstractmethod
     def encode(cls, weights: Float32Array) -> Bytes:
-        """(rows, columns) float32 to (rows, row_bytes(columns)) uint8."""
+        """(rows, columns) float32 to (rows, row_bytes(columns)) uint8.
+
+        Raises UnsupportedModelError for a format that is read but not written.
+        """
+        raise UnsupportedModelError(f"{cls.__name__} is read here, but not written")
+
+    @classmethod
+    def is_writable(cls) -> bool:
+        """True if the format says how it is encoded."""
+        return cls.encode.__func__ is not QuantFormat.encode.__func__  # type: ignore[attr-defined]
 
     @classmethod
     @abstractmethod
     def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:
-        """Raw bytes of whole rows to (rows, n_columns) float32; the inverse of `encode`."""
+        """Raw bytes of whole rows to (rows, n_columns) float32, to the bit what ggml gives."""
 
 
 def quant_format_of(ggml_type: int) -> type[QuantFormat] | None:

@@ -1,0 +1,26 @@
+"""Q4_1: four bits a weight, with a least value."""
+
+import numpy as np
+
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
+from rwkv_edge.quant.packed_bits import halves, nibbles
+
+
+class Q4_1(QuantFormat):
+    """32 weights share a scale and a least value: w = scale * code + least. Source: ggml.
+
+    Byte j holds weight j in its low half and weight j + 16 in its high half.
+    """
+
+    block_len = 32
+    # float16 bits: numba on the CPU cannot read a float16 record field.
+    block = np.dtype([("scale", "<u2"), ("least", "<u2"), ("codes", "u1", (block_len // 2,))])
+    ggml_type = 3
+
+    @classmethod
+    def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:
+        """Scale times code, plus the least value, in float32."""
+        blocks = cls.blocks(raw, n_columns)
+        codes = nibbles(blocks["codes"]).astype(np.float32)
+        scale, least = halves(blocks["scale"]), halves(blocks["least"])
+        return (scale[..., None] * codes + least[..., None]).reshape(-1, n_columns)

@@ -1,0 +1,34 @@
+"""Q5_1: five bits a weight, with a least value."""
+
+import numpy as np
+
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
+from rwkv_edge.quant.packed_bits import bits, halves, nibbles
+
+
+class Q5_1(QuantFormat):
+    """32 weights share a scale and a least value: w = scale * code + least. Source: ggml.
+
+    Byte j holds the low four bits of weights j and j + 16; bit j of fifth_bits is weight j's.
+    """
+
+    block_len = 32
+    # float16 bits: numba on the CPU cannot read a float16 record field.
+    block = np.dtype(
+        [
+            ("scale", "<u2"),
+            ("least", "<u2"),
+            ("fifth_bits", "u1", (block_len // 8,)),
+            ("codes", "u1", (block_len // 2,)),
+        ]
+    )
+    ggml_type = 7
+
+    @classmethod
+    def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:
+        """Scale times code, plus the least value, in float32."""
+        blocks = cls.blocks(raw, n_columns)
+        codes = nibbles(blocks["codes"]) | (bits(blocks["fifth_bits"]) << 4)
+        scale, least = halves(blocks["scale"]), halves(blocks["least"])
+        weights = scale[..., None] * codes.astype(np.float32) + least[..., None]
+        return weights.reshape(-1, n_columns)
