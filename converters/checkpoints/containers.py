@@ -1,0 +1,107 @@
+"""The kinds of files that weights are handed round in, and which one a file is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwkv_edge.converters.checkpoints.legacy_pth import (
+    looks_like_legacy_pth,
+    read_legacy_directory,
+    read_tar_directory,
+)
+from rwkv_edge.converters.checkpoints.pth import ZIP_MAGIC, read_pth_directory
+from rwkv_edge.converters.checkpoints.safetensors_file import (
+    looks_like_safetensors,
+    read_safetensors_directory,
+)
+from rwkv_edge.converters.checkpoints.tar import looks_like_tar
+from rwkv_edge.converters.checkpoints.tensors import Directory
+from rwkv_edge.errors import FormatError
+
+HEAD_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a container is recognised by: its first bytes, at most HEAD_BYTES, and its size."""
+
+    path: Path
+    data: bytes
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Container:
+    """One kind of file. name: a key; title: what people call it; recognised_by: for people, too.
+
+    read: where each tensor lies; raises FormatError.
+    """
+
+    name: str
+    title: str
+    recognised_by: str
+    recognises: Callable[[Head], bool]
+    read: Callable[[Path], Directory]
+
+
+# Explicit, because a frozen desktop build misses imports made from strings. The first that
+# recognises a file reads it.
+CONTAINERS: tuple[Container, ...] = (
+    Container(
+        "pth",
+        ".pth of torch.save",
+        "a zip file with data.pkl",
+        lambda head: head.data.startswith(ZIP_MAGIC),
+        read_pth_directory,
+    ),
+    Container(
+        "safetensors",
+        ".safetensors or .st",
+        "a JSON header after its length",
+        lambda head: looks_like_safetensors(head.data, head.n_bytes),
+        read_safetensors_directory,
+    ),
+    Container(
+        "legacy-pth",
+        ".pth of torch before 1.6",
+        "torch's magic number in a pickle",
+        lambda head: looks_like_legacy_pth(head.data),
+        read_legacy_directory,
+    ),
+    Container(
+        "tar-pth",
+        ".pth of torch before 0.1.10",
+        "a tar file",
+        lambda head: looks_like_tar(head.data),
+        read_tar_directory,
+    ),
+)
+
+# What people hand over by mistake, and what to say about it.
+FOREIGN_MAGICS = {
+    b"GGUF": "is a GGUF already; run it as it is, or convert the .pth that it came from",
+    b"\x80": "is a pickle, but not one that torch.save wrote; save the plain state dict with "
+    "torch.save(model.state_dict(), path)",
+    b"version https://git-lfs": "is a git-lfs pointer, not the file itself; run `git lfs pull`",
+    b"<": "is a web page, not a checkpoint; fetch the file itself",
+    b"PK": "is an empty or split zip file, not a checkpoint; fetch it again",
+}
+
+
+def container_of(path: Path) -> Container:
+    """Which kind of file it is, by its content; raises FormatError, OSError."""
+    if path.is_dir():
+        raise FormatError(f"{path}: is a folder; name the checkpoint file in it")
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: is not a regular file")
+    with open(path, "rb") as file:
+        head = Head(path, file.read(HEAD_BYTES), path.stat().st_size)
+    if not head.data:
+        raise FormatError(f"{path}: is empty")
+    for container in CONTAINERS:
+        if container.recognises(head):
+            return container
+    for magic, sentence in FOREIGN_MAGICS.items():
+        if head.data.lstrip().startswith(magic):
+            raise FormatError(f"{path}: {sentence}")
+    raise FormatError(f"{path}: is neither a .pth nor a safetensors file")
