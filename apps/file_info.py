@@ -98,8 +98,8 @@ def tokenizer_in(metadata: dict[str, object]) -> str:
 
 def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
     """A `.pth` or safetensors file, `state` being the metadata if it is one of our states."""
-    from rwkv_edge.converters.arch import recognise
     from rwkv_edge.converters.checkpoints import open_checkpoint
+    from rwkv_edge.converters.model_source import hyperparameters_of
 
     with open_checkpoint(path) as checkpoint:
         tensors = tuple(
@@ -115,8 +115,7 @@ def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
             return info_of(path, "state of a conversation", tensors, None, details)
         hp = None
         try:
-            shapes = checkpoint.shapes()
-            hp = recognise(shapes).hyperparameters(shapes)
+            hp = hyperparameters_of(checkpoint)
         except (FormatError, UnsupportedModelError) as error:
             details["cannot be converted"] = str(error)
         return info_of(path, "checkpoint", tensors, hp, details)

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import TracebackType
 
 from rwkv_edge.converters.arch import CheckpointReader, Source, recognise
-from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
+from rwkv_edge.converters.checkpoints import Checkpoint, open_directory, read_directory
+from rwkv_edge.converters.names import in_own_names
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
 
@@ -15,13 +16,14 @@ from rwkv_edge.hyperparameters import Hyperparameters
 class ModelSource:
     """An open model to convert. Close it, or use it in a `with` block.
 
-    sources: by the GGUF name of each tensor.
+    sources: by the GGUF name of each tensor. notes: sentences for the user, often none.
     """
 
     path: Path
     checkpoint: Checkpoint
     hyperparameters: Hyperparameters
     sources: Mapping[str, Source]
+    notes: tuple[str, ...] = ()
 
     def __enter__(self) -> "ModelSource":
         """Return self."""
@@ -38,14 +40,21 @@ class ModelSource:
 
 
 def open_model_source(path: str | Path) -> ModelSource:
-    """Open a `.pth` or safetensors file; raises FormatError, UnsupportedModelError."""
-    checkpoint = open_checkpoint(path)
+    """Open weights of any container and naming; raises FormatError, UnsupportedModelError."""
+    checkpoint = open_model_checkpoint(path)
     try:
         reader, hp = recognised(checkpoint)
-        return ModelSource(checkpoint.path, checkpoint, hp, reader.sources(hp))
+        notes = checkpoint.directory.notes
+        return ModelSource(checkpoint.path, checkpoint, hp, reader.sources(hp), notes)
     except BaseException:
         checkpoint.close()
         raise
+
+
+def open_model_checkpoint(path: str | Path) -> Checkpoint:
+    """The tensors of a file as RWKV-LM names them, whoever named them; raises FormatError."""
+    path = Path(path)
+    return open_directory(path, in_own_names(path, read_directory(path)))
 
 
 def recognised(checkpoint: Checkpoint) -> tuple[CheckpointReader, Hyperparameters]:
@@ -59,3 +68,13 @@ def recognised(checkpoint: Checkpoint) -> tuple[CheckpointReader, Hyperparameter
     for key in shapes:
         checkpoint.require_readable(key)
     return reader, hp
+
+
+def hyperparameters_of(checkpoint: Checkpoint) -> Hyperparameters:
+    """What the tensors say of the model, whoever named them, complete or not.
+
+    Raises FormatError, UnsupportedModelError.
+    """
+    tensors = in_own_names(checkpoint.path, checkpoint.directory).tensors
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return recognise(shapes).hyperparameters(shapes)

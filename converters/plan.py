@@ -64,7 +64,8 @@ def plan_conversion(
         n_vocab=hp.n_vocab,
         tensors=tensors,
     )
-    return ConversionPlan(model, header, tuple(notes_on(tensors, weight_type, words, hp)))
+    notes = (*model.notes, *notes_on(tensors, weight_type, words, hp))
+    return ConversionPlan(model, header, notes)
 
 
 def require_weight_type(weight_type: str) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "Directory",
     "container_of",
     "open_checkpoint",
+    "open_directory",
     "read_directory",
 ]
 
@@ -29,7 +30,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     The tensors have the names that the file gives them, less a prefix such as `module.`.
     """
     path = Path(path)
-    directory = read_directory(path)
+    return open_directory(path, read_directory(path))
+
+
+def open_directory(path: Path, directory: Directory) -> Checkpoint:
+    """Open the files that a directory describes; raises FormatError."""
     try:
         return Checkpoint(path, directory)
     except OSError as error:
@@ -39,7 +44,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 def read_directory(path: Path) -> Directory:
     """Where the tensors of a file lie, by name; raises FormatError."""
     try:
-        directory = container_of(path).read(path)
+        container = container_of(path)
+        directory = replace(container.read(path), container=container.name)
     except OSError as error:
         raise unreadable(path, error) from error
     if not directory.tensors:

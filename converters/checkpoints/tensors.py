@@ -148,12 +148,16 @@ Tensor = StoredTensor | DerivedTensor
 class Directory:
     """What a container holds, by name, in file order.
 
-    files: those that tensors lie in, as `StoredTensor.file` counts them. config: what a
-    `config.json` beside them says, empty where there is none. notes: sentences for the user.
+    files: those that tensors lie in, as `StoredTensor.file` counts them. container: the name of
+    the entry of `CONTAINERS` that read it. naming: whose names the tensors had, empty if RWKV-LM's.
+    config: what a `config.json` beside them says, empty where there is none. notes: sentences for
+    the user.
     """
 
     tensors: Mapping[str, Tensor]
     files: tuple[Path, ...]
+    container: str = ""
+    naming: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
