@@ -81,7 +81,8 @@ def convert(
     if threads is not None and threads < 1:
         raise InputError(f"threads {threads}: wanted at least 1")
     with open_model_source(source) as model:
-        require_other_file(source, destination)
+        for read in model.files:
+            require_other_file(read, destination)
         plan = plan_conversion(model, weight_type, tokenizer)
         require_space(destination, plan.n_bytes + SPARE_BYTES)
         try:

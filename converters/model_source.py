@@ -25,6 +25,16 @@ class ModelSource:
     sources: Mapping[str, Source]
     notes: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What the model is called, by its file or folder."""
+        return self.path.resolve().name if self.path.is_dir() else self.path.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that are read; a tokenizer is looked for beside the first."""
+        return self.checkpoint.directory.files
+
     def __enter__(self) -> "ModelSource":
         """Return self."""
         return self

@@ -50,14 +50,14 @@ def plan_conversion(
     """
     require_weight_type(weight_type)
     hp = model.hyperparameters
-    words = choose_tokenizer(model.path, hp.n_vocab, tokenizer)
+    words = choose_tokenizer(model.files[0], hp.n_vocab, tokenizer)
     architecture = architecture_of(hp.version)
     tensors = [
         PlannedTensor(spec, format_of(spec, weight_type)) for spec in architecture.tensors(hp)
     ]
     header = GgufHeader(
         architecture=architecture.name,
-        name=model.path.stem,
+        name=model.name,
         weight_type=weight_type,
         metadata=architecture.gguf_metadata(hp),
         tokenizer=words,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwkv_edge.converters.checkpoints.folder import read_folder_directory
 from rwkv_edge.converters.checkpoints.legacy_pth import (
     looks_like_legacy_pth,
     read_legacy_directory,
@@ -25,9 +26,9 @@ HEAD_BYTES = 512
 class Head:
     """What a container is recognised by: its first bytes, at most HEAD_BYTES, and its size."""
 
-    path: Path
     data: bytes
     n_bytes: int
+    is_folder: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,26 @@ class Container:
     read: Callable[[Path], Directory]
 
 
+def read_shard(path: Path) -> Directory:
+    """Where the tensors of one file of a folder lie; raises FormatError, OSError."""
+    container = container_of(path)
+    if container.name not in SHARDS:
+        raise FormatError(f"{path}: is {container.title}; wanted safetensors or torch.save's")
+    return container.read(path)
+
+
+# What may lie in a Hugging Face folder.
+SHARDS = ("pth", "safetensors", "legacy-pth")
 # Explicit, because a frozen desktop build misses imports made from strings. The first that
 # recognises a file reads it.
 CONTAINERS: tuple[Container, ...] = (
+    Container(
+        "folder",
+        "a Hugging Face folder",
+        "model.safetensors or pytorch_model.bin in it, or their index",
+        lambda head: head.is_folder,
+        lambda path: read_folder_directory(path, read_shard),
+    ),
     Container(
         "pth",
         ".pth of torch.save",
@@ -90,14 +108,7 @@ FOREIGN_MAGICS = {
 
 def container_of(path: Path) -> Container:
     """Which kind of file it is, by its content; raises FormatError, OSError."""
-    if path.is_dir():
-        raise FormatError(f"{path}: is a folder; name the checkpoint file in it")
-    if path.exists() and not path.is_file():
-        raise FormatError(f"{path}: is not a regular file")
-    with open(path, "rb") as file:
-        head = Head(path, file.read(HEAD_BYTES), path.stat().st_size)
-    if not head.data:
-        raise FormatError(f"{path}: is empty")
+    head = head_of(path)
     for container in CONTAINERS:
         if container.recognises(head):
             return container
@@ -105,3 +116,16 @@ def container_of(path: Path) -> Container:
         if head.data.lstrip().startswith(magic):
             raise FormatError(f"{path}: {sentence}")
     raise FormatError(f"{path}: is neither a .pth nor a safetensors file")
+
+
+def head_of(path: Path) -> Head:
+    """The beginning of a file; raises FormatError for none, OSError."""
+    if path.is_dir():
+        return Head(b"", 0, is_folder=True)
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: is not a regular file")
+    with open(path, "rb") as file:
+        data = file.read(HEAD_BYTES)
+    if not data:
+        raise FormatError(f"{path}: is empty")
+    return Head(data, path.stat().st_size)

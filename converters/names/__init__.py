@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rwkv_edge.converters.checkpoints import Directory
+from rwkv_edge.converters.checkpoints.tensors import StoredTensor
 from rwkv_edge.converters.names import rwkv4, rwkv5, rwkv6, rwkv7
 from rwkv_edge.converters.names.base import Naming, View
 from rwkv_edge.errors import FormatError
@@ -36,13 +37,35 @@ def in_own_names(path: Path, directory: Directory) -> Directory:
     What nobody here knows stays as it is.
     """
     naming = naming_of(directory)
-    if naming is None:
-        return directory
-    try:
-        tensors = naming.own_tensors(View(directory))
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
-    if "head.weight" not in tensors and directory.config.get("tie_word_embeddings") is True:
+    if naming is not None:
+        try:
+            tensors = naming.own_tensors(View(directory))
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
+        notes = (*directory.notes, *naming.notes)
+        directory = replace(directory, tensors=tensors, naming=naming.title, notes=notes)
+    return completed(directory) if directory.config else directory
+
+
+def completed(directory: Directory) -> Directory:
+    """What the tensors do not say themselves, by the config.json beside them.
+
+    That is the size of a head where r_k is flat, and that the model's head is its embedding.
+    """
+    config, tensors = directory.config, dict(directory.tensors)
+    is_tied = config.get("tie_word_embeddings") is True
+    if is_tied and "head.weight" not in tensors and "emb.weight" in tensors:
         tensors["head.weight"] = tensors["emb.weight"]
-    notes = (*directory.notes, *naming.notes)
-    return replace(directory, tensors=tensors, naming=naming.title, notes=notes)
+    head_size = config.get("head_dim", config.get("head_size"))
+    for name, tensor in tensors.items():
+        if (
+            name.endswith(".att.r_k")
+            and isinstance(tensor, StoredTensor)
+            and isinstance(head_size, int)
+            and 0 < head_size <= tensor.n_elements
+            and tensor.n_elements % head_size == 0
+            and max(tensor.shape, default=0) == tensor.n_elements
+            and tensor.is_contiguous
+        ):
+            tensors[name] = tensor.reshaped((tensor.n_elements // head_size, head_size))
+    return replace(directory, tensors=tensors)

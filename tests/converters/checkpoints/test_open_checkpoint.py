@@ -41,8 +41,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "model.pth")
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="folder"):
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="is a folder without model"):
         open_checkpoint(tmp_path)
 
 
