@@ -147,7 +147,7 @@ def encoded_tensor(
     from rwkv_edge.converters.row_encoder import encode_weights
 
     where = f"{checkpoint.path}: {tensor.spec.name}"
-    if tensor.spec.role is Role.MATRIX and isinstance(source, AsStored):
+    if tensor.spec.role in (Role.MATRIX, Role.TABLE) and isinstance(source, AsStored):
         yield from encoder.encode_stored(checkpoint, source.key, tensor.quant)
         return
     if isinstance(source, ComputedRows):

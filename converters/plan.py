@@ -50,7 +50,8 @@ def plan_conversion(
     """
     require_weight_type(weight_type)
     hp = model.hyperparameters
-    words = choose_tokenizer(model.files[0], hp.n_vocab, tokenizer)
+    own = model.keys.tokenizer(hp.n_vocab) if model.keys and tokenizer is None else None
+    words = own or choose_tokenizer(model.files[0], hp.n_vocab, tokenizer)
     architecture = architecture_of(hp.version)
     tensors = [
         PlannedTensor(spec, format_of(spec, weight_type)) for spec in architecture.tensors(hp)
@@ -63,6 +64,7 @@ def plan_conversion(
         tokenizer=words,
         n_vocab=hp.n_vocab,
         tensors=tensors,
+        carried=model.keys.general if model.keys else {},
     )
     notes = (*model.notes, *notes_on(tensors, weight_type, words, hp))
     return ConversionPlan(model, header, notes)

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from rwkv_edge.converters.checkpoints.base import Checkpoint
-from rwkv_edge.converters.checkpoints.containers import CONTAINERS, Container, container_of
+from rwkv_edge.converters.checkpoints.containers import CONTAINERS, GGUF, Container, container_of
 from rwkv_edge.converters.checkpoints.tensors import Directory
 from rwkv_edge.errors import FormatError
 
 __all__ = [
     "CONTAINERS",
+    "GGUF",
     "Checkpoint",
     "Container",
     "Directory",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_edge.converters.checkpoints.folder import read_folder_directory
+from rwkv_edge.converters.checkpoints.gguf_container import read_gguf_directory
 from rwkv_edge.converters.checkpoints.legacy_pth import (
     looks_like_legacy_pth,
     read_legacy_directory,
@@ -18,8 +19,11 @@ from rwkv_edge.converters.checkpoints.safetensors_file import (
 from rwkv_edge.converters.checkpoints.tar import looks_like_tar
 from rwkv_edge.converters.checkpoints.tensors import Directory
 from rwkv_edge.errors import FormatError
+from rwkv_edge.gguf_reader import MAGIC
 
 HEAD_BYTES = 512
+# The container whose tensors are those of a GGUF already.
+GGUF = "gguf"
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,13 @@ CONTAINERS: tuple[Container, ...] = (
         read_safetensors_directory,
     ),
     Container(
+        GGUF,
+        "GGUF in F32, F16 or BF16",
+        "its magic number",
+        lambda head: head.data.startswith(MAGIC),
+        read_gguf_directory,
+    ),
+    Container(
         "legacy-pth",
         ".pth of torch before 1.6",
         "torch's magic number in a pickle",
@@ -97,7 +108,6 @@ CONTAINERS: tuple[Container, ...] = (
 
 # What people hand over by mistake, and what to say about it.
 FOREIGN_MAGICS = {
-    b"GGUF": "is a GGUF already; run it as it is, or convert the .pth that it came from",
     b"\x80": "is a pickle, but not one that torch.save wrote; save the plain state dict with "
     "torch.save(model.state_dict(), path)",
     b"version https://git-lfs": "is a git-lfs pointer, not the file itself; run `git lfs pull`",

@@ -12,7 +12,7 @@ FOREIGN = {
     "a JPEG": (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600), "neither"),
     "a web page": (b"<!DOCTYPE html><html>" + b" " * 600, "web page"),
     "a web page after blank lines": (b"\n\n  <html>" + b" " * 600, "web page"),
-    "a GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(600), "GGUF already"),
+    "an empty GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(600), "holds no tensors"),
     "an old checkpoint cut off": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." * 2, "otherwise"),
     "a tar file of something else": (bytes(257) + b"ustar" + bytes(600), "tar header without"),
     "a pickle of something else": (b"\x80\x04K\x01." + bytes(600), "not one that torch"),
