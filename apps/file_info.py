@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,8 @@ class FileInfo:
 def describe_file(path: Path) -> FileInfo:
     """A GGUF, a checkpoint or a state. Raises FormatError, UnsupportedModelError, OSError."""
     require_no_pipe(path)
+    if path.is_dir():
+        return describe_checkpoint(path, None)
     with open(path, "rb") as file:
         magic = file.read(len(MAGIC))
     if magic == MAGIC:
@@ -98,8 +101,8 @@ def tokenizer_in(metadata: dict[str, object]) -> str:
 
 def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
     """A `.pth` or safetensors file, `state` being the metadata if it is one of our states."""
-    from rwkv_edge.converters.arch import recognise
     from rwkv_edge.converters.checkpoints import open_checkpoint
+    from rwkv_edge.converters.model_source import hyperparameters_of
 
     with open_checkpoint(path) as checkpoint:
         tensors = tuple(
@@ -114,12 +117,12 @@ def describe_checkpoint(path: Path, state: dict[str, str] | None) -> FileInfo:
                 details["document"] = describe_position(state[POSITION_KEY])
             return info_of(path, "state of a conversation", tensors, None, details)
         hp = None
+        files = checkpoint.directory.files
         try:
-            shapes = checkpoint.shapes()
-            hp = recognise(shapes).hyperparameters(shapes)
+            hp = hyperparameters_of(checkpoint)
         except (FormatError, UnsupportedModelError) as error:
             details["cannot be converted"] = str(error)
-        return info_of(path, "checkpoint", tensors, hp, details)
+        return info_of(path, "checkpoint", tensors, hp, details, files)
 
 
 def describe_position(stored: str) -> str:
@@ -138,12 +141,13 @@ def info_of(
     tensors: tuple[TensorInfo, ...],
     hyperparameters: Hyperparameters | None,
     details: dict[str, str],
+    files: Sequence[Path] = (),
 ) -> FileInfo:
-    """Add up what the tensors say."""
+    """Add up what the tensors say, and the sizes of the files if they are others than `path`."""
     return FileInfo(
         path=path,
         kind=kind,
-        n_bytes=path.stat().st_size,
+        n_bytes=sum(file.stat().st_size for file in (files or [path])),
         n_parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         hyperparameters=hyperparameters,
         tensors=tensors,

@@ -81,7 +81,8 @@ def convert(
     if threads is not None and threads < 1:
         raise InputError(f"threads {threads}: wanted at least 1")
     with open_model_source(source) as model:
-        require_other_file(source, destination)
+        for read in model.files:
+            require_other_file(read, destination)
         plan = plan_conversion(model, weight_type, tokenizer)
         require_space(destination, plan.n_bytes + SPARE_BYTES)
         try:
@@ -146,7 +147,7 @@ def encoded_tensor(
     from rwkv_edge.converters.row_encoder import encode_weights
 
     where = f"{checkpoint.path}: {tensor.spec.name}"
-    if tensor.spec.role is Role.MATRIX and isinstance(source, AsStored):
+    if tensor.spec.role in (Role.MATRIX, Role.TABLE) and isinstance(source, AsStored):
         yield from encoder.encode_stored(checkpoint, source.key, tensor.quant)
         return
     if isinstance(source, ComputedRows):

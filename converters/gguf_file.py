@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from rwkv_edge.arch import TensorSpec
 from rwkv_edge.chat_templates import TEMPLATE_KEY
+from rwkv_edge.converters.carried_keys import TypedValue
 from rwkv_edge.converters.tokenizers import EmbeddedTokenizer
 from rwkv_edge.converters.weight_types import FILE_TYPES
 from rwkv_edge.quant import QuantFormat
@@ -37,7 +38,8 @@ class PlannedTensor:
 class GgufHeader:
     """Everything that stands before the first tensor's bytes.
 
-    metadata: the `{architecture}.*` keys; weight_type: a key of FILE_TYPES.
+    metadata: the `{architecture}.*` keys; weight_type: a key of FILE_TYPES. carried: keys of the
+    GGUF that this one is made from, which take the place of those in `metadata`.
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class GgufHeader:
     tokenizer: EmbeddedTokenizer
     n_vocab: int
     tensors: list[PlannedTensor]
+    carried: Mapping[str, TypedValue] = field(default_factory=dict)
 
 
 def write_header(file: BinaryIO, header: GgufHeader) -> None:
@@ -59,12 +62,17 @@ def write_header(file: BinaryIO, header: GgufHeader) -> None:
     writer.add_file_type(FILE_TYPES[header.weight_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in header.metadata.items():
-        if isinstance(value, str):
+        if key in header.carried:
+            header.carried[key].add_to(writer, key)
+        elif isinstance(value, str):
             writer.add_string(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, value)
+    for key, carried in header.carried.items():
+        if key not in header.metadata:
+            carried.add_to(writer, key)
     add_tokenizer(writer, header.tokenizer, header.n_vocab)
     for tensor in header.tensors:
         writer.add_tensor_info(

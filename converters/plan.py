@@ -50,21 +50,24 @@ def plan_conversion(
     """
     require_weight_type(weight_type)
     hp = model.hyperparameters
-    words = choose_tokenizer(model.path, hp.n_vocab, tokenizer)
+    own = model.keys.tokenizer(hp.n_vocab) if model.keys and tokenizer is None else None
+    words = own or choose_tokenizer(model.files[0], hp.n_vocab, tokenizer)
     architecture = architecture_of(hp.version)
     tensors = [
         PlannedTensor(spec, format_of(spec, weight_type)) for spec in architecture.tensors(hp)
     ]
     header = GgufHeader(
         architecture=architecture.name,
-        name=model.path.stem,
+        name=model.name,
         weight_type=weight_type,
         metadata=architecture.gguf_metadata(hp),
         tokenizer=words,
         n_vocab=hp.n_vocab,
         tensors=tensors,
+        carried=model.keys.general if model.keys else {},
     )
-    return ConversionPlan(model, header, tuple(notes_on(tensors, weight_type, words, hp)))
+    notes = (*model.notes, *notes_on(tensors, weight_type, words, hp))
+    return ConversionPlan(model, header, notes)
 
 
 def require_weight_type(weight_type: str) -> None:

@@ -39,6 +39,8 @@ SCALARS = {
     gguf.GGUFValueType.FLOAT64: "d",
     gguf.GGUFValueType.BOOL: "?",
 }
+# A key's type, and that of its items where it is an array.
+ValueTypes = tuple[gguf.GGUFValueType, gguf.GGUFValueType | None]
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ class _Cursor:
         start = self.take(n_items * dtype.itemsize)
         return np.frombuffer(self.buffer, dtype, n_items, start).copy()
 
+    def types_ahead(self) -> ValueTypes:
+        """The type of the value that comes next, which stays unread; of an array's items, too."""
+        start = self.position
+        kind = self.value_type()
+        item = self.value_type() if kind == gguf.GGUFValueType.ARRAY else None
+        self.position = start
+        return kind, item
+
     def value_type(self) -> gguf.GGUFValueType:
         number = self.number("I")
         try:
@@ -128,6 +138,8 @@ class _Cursor:
 
 class GgufFile:
     """An open GGUF: `metadata` by key, `tensors` by name. Close it, or use it as a context.
+
+    types: those of the values in `metadata`, by key.
 
     Raises FormatError for a damaged file, UnsupportedModelError for a weight type that this
     package does not read, OSError if the file cannot be opened.
@@ -142,6 +154,7 @@ class GgufFile:
                 raise FormatError(f"{self.path}: {not_gguf(magic)}")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.metadata: dict[str, object] = {}
+        self.types: dict[str, ValueTypes] = {}
         self.tensors: dict[str, GgufTensor] = {}
         try:
             self._read_header(_Cursor(self._map, self.path))
@@ -171,6 +184,7 @@ class GgufFile:
             if key in seen:
                 raise cursor.fail(f"it holds the key {shown(key)} twice")
             seen.add(key)
+            self.types[key] = cursor.types_ahead()
             yield key, cursor.value()
 
     def _read_tensors(self, cursor: _Cursor, n_tensors: int) -> Iterator[GgufTensor]:
@@ -225,6 +239,11 @@ class GgufFile:
         if min(shape) < 1 or math.prod(shape) > len(self._map) * 8:
             raise cursor.fail(f"{shown(name)} is {list(shape)}, which cannot fit in the file")
         return name, shape, cursor.number("I"), cursor.number("Q")
+
+    def place_of(self, name: str) -> int:
+        """Where in the file the bytes of one of its tensors begin."""
+        start: int = np.frombuffer(self._map, np.uint8).ctypes.data
+        return int(self.tensors[name].raw.ctypes.data) - start
 
     def release_pages(self) -> None:
         """Tell the system that mapped pages read so far are not needed in memory."""

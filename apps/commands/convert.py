@@ -12,7 +12,8 @@ from rwkv_edge.errors import InputError
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A .pth or .safetensors file.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Weights: .pth, .safetensors, a folder, ..."),
     ],
     output: Annotated[
         Path | None,
@@ -89,5 +90,10 @@ def chosen_type(flagged: list[str], type_name: str | None) -> str:
 
 
 def default_output(checkpoint: Path, weight_type: str) -> Path:
-    """`model.pth` in Q4_0 becomes `model-q4.gguf`."""
-    return checkpoint.with_name(f"{checkpoint.stem}-{weight_type.lower().removesuffix('_0')}.gguf")
+    """`model.pth` in Q4_0 becomes `model-q4.gguf`, the folder `model` one beside it."""
+    name = checkpoint.stem
+    if checkpoint.is_dir():
+        # What stands after a dot in a folder's name is part of it: rwkv7-1.5B-world.
+        checkpoint = checkpoint.resolve()
+        name = checkpoint.name
+    return checkpoint.with_name(f"{name}-{weight_type.lower().removesuffix('_0')}.gguf")

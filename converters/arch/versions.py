@@ -27,8 +27,9 @@ def version_of(shapes: Shapes) -> str:
         return "4"
     found = ", ".join(list(shapes)[:3])
     raise UnsupportedModelError(
-        f"its tensors are not named as RWKV's own checkpoints name them (found {found}); "
-        "wanted a checkpoint that RWKV-LM saved, with emb.weight and blocks.0.att"
+        f"its tensors are not named as in any RWKV that is known here (found {found}); wanted a "
+        "checkpoint that RWKV-LM saved, with emb.weight and blocks.0.att, or one in the names of "
+        "Hugging Face, flash-linear-attention or web-rwkv"
     )
 
 

@@ -1,74 +1,69 @@
 """Reading checkpoints: which kind of file it is, then where its tensors lie."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from rwkv_edge.converters.checkpoints.base import Checkpoint, StoredTensor
-from rwkv_edge.converters.checkpoints.pth import ZIP_MAGIC, read_pth_directory
-from rwkv_edge.converters.checkpoints.safetensors_file import (
-    looks_like_safetensors,
-    read_safetensors_directory,
-)
+from rwkv_edge.converters.checkpoints.base import Checkpoint
+from rwkv_edge.converters.checkpoints.containers import CONTAINERS, GGUF, Container, container_of
+from rwkv_edge.converters.checkpoints.tensors import Directory
 from rwkv_edge.errors import FormatError
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = [
+    "CONTAINERS",
+    "GGUF",
+    "Checkpoint",
+    "Container",
+    "Directory",
+    "container_of",
+    "open_checkpoint",
+    "open_directory",
+    "read_directory",
+]
 
-# What people hand over by mistake, and what to say about it.
-FOREIGN_MAGICS = {
-    b"GGUF": "is a GGUF already; run it as it is, or convert the .pth that it came from",
-    b"\x80": "is a checkpoint in the old format of torch.save, before version 1.6; load it with "
-    "torch and save it again with torch.save(torch.load(path, map_location='cpu'), new_path)",
-    b"version https://git-lfs": "is a git-lfs pointer, not the file itself; run `git lfs pull`",
-    b"<": "is a web page, not a checkpoint; fetch the file itself",
-    b"PK": "is an empty or split zip file, not a checkpoint; fetch it again",
-}
-# `ustar` stands here in the header of a tar file, which torch.save wrote before version 0.1.10.
-TAR_MAGIC = (257, b"ustar")
-HEAD_BYTES = 512
 # What wrappers such as lightning or DDP put before every name.
 PREFIX = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a `.pth` or safetensors file, told apart by content; raises FormatError."""
+    """Open weights in any of CONTAINERS, told apart by content; raises FormatError.
+
+    The tensors have the names that the file gives them, less a prefix such as `module.`.
+    """
     path = Path(path)
-    if path.is_dir():
-        raise FormatError(f"{path}: is a folder; name the checkpoint file in it")
-    if path.exists() and not path.is_file():
-        raise FormatError(f"{path}: is not a regular file")
+    return open_directory(path, read_directory(path))
+
+
+def open_directory(path: Path, directory: Directory) -> Checkpoint:
+    """Open the files that a directory describes; raises FormatError."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES)
-        n_bytes = path.stat().st_size
-        tensors = _read_directory(path, head, n_bytes)
-        if not tensors:
-            raise FormatError(f"{path}: holds no tensors")
-        return Checkpoint(path, without_prefix(path, tensors))
-    except FileNotFoundError as error:
-        raise FormatError(f"{path}: no such file") from error
+        return Checkpoint(path, directory)
     except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
-def _read_directory(path: Path, head: bytes, n_bytes: int) -> dict[str, StoredTensor]:
-    """Where the tensors lie, by the kind of file that its first bytes show."""
-    if not head:
-        raise FormatError(f"{path}: is empty")
-    if head.startswith(ZIP_MAGIC):
-        return read_pth_directory(path)
-    if looks_like_safetensors(head, n_bytes):
-        return read_safetensors_directory(path)
-    for magic, sentence in FOREIGN_MAGICS.items():
-        if head.lstrip().startswith(magic):
-            raise FormatError(f"{path}: {sentence}")
-    if head[TAR_MAGIC[0] :].startswith(TAR_MAGIC[1]):
-        raise FormatError(f"{path}: {FOREIGN_MAGICS[bytes([0x80])]}")
-    raise FormatError(f"{path}: is neither a .pth nor a safetensors file")
+def read_directory(path: Path) -> Directory:
+    """Where the tensors of a file lie, by name; raises FormatError."""
+    try:
+        container = container_of(path)
+        directory = replace(container.read(path), container=container.name)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not directory.tensors:
+        raise FormatError(f"{path}: holds no tensors")
+    return without_prefix(path, directory)
 
 
-def without_prefix(path: Path, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+def unreadable(path: Path, error: OSError) -> FormatError:
+    """One line for a file that the system does not give."""
+    if isinstance(error, FileNotFoundError):
+        return FormatError(f"{error.filename or path}: no such file")
+    return FormatError(f"{error.filename or path}: cannot be read: {error.strerror or error}")
+
+
+def without_prefix(path: Path, directory: Directory) -> Directory:
     """Names as RWKV's own training code writes them: `emb.weight`, not `model.emb.weight`."""
-    renamed = {PREFIX.sub("", name): tensor for name, tensor in tensors.items()}
-    if len(renamed) != len(tensors):
+    renamed = {PREFIX.sub("", name): tensor for name, tensor in directory.tensors.items()}
+    if len(renamed) != len(directory.tensors):
         raise FormatError(f"{path}: names some tensors twice, with and without a prefix")
-    return renamed
+    return replace(directory, tensors=renamed)

@@ -1,68 +1,49 @@
-"""One view of every checkpoint file: named tensors that lie somewhere in it, read when asked."""
+"""One view of every checkpoint: named tensors that lie somewhere in its files, read when asked."""
 
 import threading
-from dataclasses import dataclass
-from math import prod
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rwkv_edge.converters.checkpoints.tensors import (
+    ELEMENT_DTYPES,
+    MAX_DIMENSIONS,
+    Directory,
+    Elements,
+    Shape,
+    StoredTensor,
+    Tensor,
+    contiguous_strides,
+    quant_format_named,
+    widen,
+)
 from rwkv_edge.errors import FormatError
 from rwkv_edge.quant import Float32Array
 
-Shape = tuple[int, ...]
-# More than any model has; numpy itself stops at 32 or 64.
-MAX_DIMENSIONS = 8
+__all__ = [
+    "ELEMENT_DTYPES",
+    "MAX_DIMENSIONS",
+    "Checkpoint",
+    "Directory",
+    "Elements",
+    "Shape",
+    "StoredTensor",
+    "Tensor",
+    "contiguous_strides",
+    "is_size",
+    "plain",
+    "require_plain_name",
+    "widen",
+]
+
 # What can be a size or an offset in a file.
 MAX_SIZE = 1 << 62
 MAX_NAME_LENGTH = 200
-Elements = npt.NDArray[Any]
-
-# How each kind of number is held in numpy, which has no bfloat16: its bits.
-ELEMENT_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    "bfloat16": np.dtype("<u2"),
-}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies: `offset` is the file position in bytes of its first element.
-
-    dtype: a key of ELEMENT_DTYPES, or the name of a type that can be listed but not read.
-    strides: in elements, not bytes. Whoever makes one has checked that it lies inside the file.
-    """
-
-    dtype: str
-    shape: Shape
-    strides: Shape
-    offset: int
-
-    @property
-    def n_elements(self) -> int:
-        """Elements of the tensor."""
-        return prod(self.shape)
-
-    @property
-    def span(self) -> int:
-        """Elements from the first to the last in the file, gaps included."""
-        if 0 in self.shape:
-            return 0
-        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-
-    @property
-    def is_contiguous(self) -> bool:
-        """True if the elements lie in the file in the order in which they are counted."""
-        expected = 1
-        for n, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if n != 1 and stride != expected:
-                return False
-            expected *= n
-        return True
+# Of a checkpoint in many files: systems allow a process few hundred, and each is read in one go.
+MAX_OPEN_FILES = 8
 
 
 def is_size(value: object) -> bool:
@@ -85,32 +66,25 @@ def require_plain_name(path: Path, name: object) -> str:
     return name
 
 
-def contiguous_strides(shape: Shape) -> Shape:
-    """Strides in elements of a tensor without gaps."""
-    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def widen(elements: Elements, dtype: str) -> Float32Array:
-    """Elements as stored to float32; exact."""
-    if dtype == "bfloat16":
-        return (elements.astype(np.uint32) << 16).view(np.float32)
-    return elements.astype(np.float32)
-
-
 class Checkpoint:
-    """Named tensors of a file, read one at a time, whole or by rows. Close it, or use `with`.
+    """Named tensors, read one at a time, whole or by rows. Close it, or use `with`.
 
-    Threads may share it: each read names its own place in the file.
+    path: the file or folder that was asked for. Threads may share it: each read names its own
+    place in a file.
     """
 
-    def __init__(self, path: Path, tensors: dict[str, StoredTensor]) -> None:
-        """Open `path`, whose directory says `tensors`."""
+    def __init__(self, path: Path, directory: Directory) -> None:
+        """Open what `directory` describes."""
         self.path = path
-        self._tensors = tensors
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self.directory = directory
+        self._tensors = directory.tensors
+        self._open: dict[int, FileIO] = {}
         self._lock = threading.Lock()
+        self._closed = False
         # The last tensor that had to be gathered, because its rows are not whole in the file.
         self._gathered: tuple[str, Elements] | None = None
+        # Here, so that one that is not there is refused before anything else is done.
+        self._file(0)
 
     def __enter__(self) -> "Checkpoint":
         """Return self."""
@@ -122,13 +96,16 @@ class Checkpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file."""
+        """Close the files."""
         self.close()
 
     def close(self) -> None:
-        """Close the file; the checkpoint can be listed but not read afterwards."""
+        """Close the files; the checkpoint can be listed but not read afterwards."""
         self._gathered = None
-        self._file.close()
+        self._closed = True
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
 
     def names(self) -> list[str]:
         """Names of the tensors, in file order."""
@@ -143,7 +120,14 @@ class Checkpoint:
         return {name: tensor.shape for name, tensor in self._tensors.items()}
 
     def dtype(self, name: str) -> str:
-        """The kind of number: "float32", "float16", "bfloat16", or one that `read` refuses."""
+        """The kind of number that is read: "float32", "float16", "bfloat16", or one that is not.
+
+        Blocks of quantized weights are read as float32.
+        """
+        return self._tensors[name].number
+
+    def stored_as(self, name: str) -> str:
+        """What the numbers are in the file: a name that `dtype` gives, or "Q4_0" and so on."""
         return self._tensors[name].dtype
 
     def read(self, name: str) -> Float32Array:
@@ -151,23 +135,27 @@ class Checkpoint:
         return widen(self._elements(name), self.dtype(name))
 
     def read_rows(self, name: str, start: int, stop: int, out: Elements) -> None:
-        """Rows [start, stop) of a two-dimensional tensor, as stored, into `out`.
+        """Rows [start, stop) of a two-dimensional tensor, as `dtype` says, into `out`.
 
         out: contiguous, (stop - start, columns), of the dtype that ELEMENT_DTYPES gives.
         """
         tensor = self._tensors[name]
-        if tensor.is_contiguous:
-            offset = tensor.offset + start * tensor.shape[1] * out.itemsize
-            self._read_into(offset, out.reshape(-1).view(np.uint8), name)
+        if isinstance(tensor, StoredTensor) and tensor.is_contiguous:
+            rows = tensor.part(0, start, stop)
+            if quant_format_named(tensor.dtype):
+                out[:] = self._stored(rows, name)
+            else:
+                self._read_into(rows, out.reshape(-1).view(np.uint8), name)
             return
-        if self._gathered is None or self._gathered[0] != name:
+        gathered = self._gathered
+        if gathered is None or gathered[0] != name:
             self._gathered = None
-            self._gathered = (name, self._elements(name))
-        out[:] = self._gathered[1][start:stop]
+            gathered = self._gathered = (name, self._elements(name))
+        out[:] = gathered[1][start:stop]
 
     def require_readable(self, name: str) -> None:
         """Raise FormatError unless `read` knows the tensor's kind of number."""
-        dtype = self._tensors[name].dtype
+        dtype = self.dtype(name)
         if dtype not in ELEMENT_DTYPES:
             raise FormatError(
                 f"{self.path}: {name} holds {dtype} numbers; "
@@ -175,29 +163,62 @@ class Checkpoint:
             )
 
     def _elements(self, name: str) -> Elements:
-        """One tensor as stored, gathered from its strides."""
+        """One tensor as `dtype` says, gathered from its strides, its parts joined."""
         self.require_readable(name)
         tensor = self._tensors[name]
-        elements = np.empty(tensor.span, ELEMENT_DTYPES[tensor.dtype])
-        self._read_into(tensor.offset, elements.view(np.uint8), name)
+        if isinstance(tensor, StoredTensor):
+            return self._stored(tensor, name)
+        parts = [self._stored(part, name) for part in tensor.parts]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=tensor.axis)
+        if tensor.function is None:
+            return joined
+        return tensor.function(widen(joined, tensor.parts[0].number))
+
+    def _stored(self, tensor: StoredTensor, name: str) -> Elements:
+        """What lies in one place, gathered from its strides, decoded where it is blocks."""
+        blocks = quant_format_named(tensor.dtype)
+        if blocks is not None:
+            raw = np.empty(tensor.n_bytes(tensor.span), np.uint8)
+            self._read_into(tensor, raw, name)
+            elements: Elements = blocks.decode(raw, tensor.span).reshape(-1)
+        else:
+            elements = np.empty(tensor.span, ELEMENT_DTYPES[tensor.dtype])
+            self._read_into(tensor, elements.view(np.uint8), name)
         strides = tuple(stride * elements.itemsize for stride in tensor.strides)
         view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
         return np.ascontiguousarray(view).reshape(tensor.shape)
 
-    def _read_into(self, offset: int, buffer: npt.NDArray[np.uint8], name: str) -> None:
+    def _file(self, number: int) -> FileIO:
+        """One of the files, open."""
+        file = self._open.get(number)
+        if file is None:
+            if self._closed:
+                raise ValueError(f"{self.path} is closed")
+            if len(self._open) >= MAX_OPEN_FILES:
+                self._open.pop(next(iter(self._open))).close()
+            file = self._open[number] = open(  # noqa: SIM115
+                self.directory.files[number], "rb", buffering=0
+            )
+        return file
+
+    def _read_into(self, tensor: StoredTensor, buffer: npt.NDArray[np.uint8], name: str) -> None:
         """Fill `buffer` from the file; one call can return less than what was asked for."""
         target = buffer.data
         done = 0
         try:
             with self._lock:
-                self._file.seek(offset)
+                file = self._file(tensor.file)
+                file.seek(tensor.offset)
                 while done < len(target):
-                    n_read = self._file.readinto(target[done:])
+                    n_read = file.readinto(target[done:])
                     if not n_read:
                         raise FormatError(
-                            f"{self.path}: {name}: the file ended at byte {offset + done}, "
-                            f"{len(target) - done} bytes early; it shrank while it was read"
+                            f"{self.directory.files[tensor.file]}: {name}: the file ended at byte "
+                            f"{tensor.offset + done}, {len(target) - done} bytes early; it shrank "
+                            "while it was read"
                         )
                     done += n_read
         except OSError as error:
-            raise FormatError(f"{self.path}: {name}: cannot be read: {error.strerror}") from error
+            raise FormatError(
+                f"{self.directory.files[tensor.file]}: {name}: cannot be read: {error.strerror}"
+            ) from error

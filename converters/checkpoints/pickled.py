@@ -6,9 +6,10 @@ is only ever a name in a table here, so a hostile file has nothing to call.
 """
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from io import BytesIO
+from typing import IO, Any, Protocol, cast
 
 from rwkv_edge.converters.checkpoints.base import MAX_DIMENSIONS, is_size, plain
 from rwkv_edge.errors import FormatError
@@ -49,11 +50,16 @@ class Global:
 
 @dataclass(frozen=True)
 class Storage:
-    """A flat run of numbers: `key` names the member of the zip file that holds it."""
+    """A flat run of numbers: `key` says where it lies, in a zip file the name of a member.
+
+    n_elements: all that lie there; a view sees `n_visible` of them, from `first` on.
+    """
 
     key: str
     dtype: str
     n_elements: int
+    first: int
+    n_visible: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,19 @@ class PickledTensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+class Stream(Protocol):
+    """What a pickle is read from: it ends at its own last instruction."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """Up to so many bytes."""
+
+    def readline(self) -> bytes:
+        """Up to the end of a line."""
+
+    def tell(self) -> int:
+        """Where the next read begins."""
 
 
 class _Mark:
@@ -78,29 +97,42 @@ def load_tensors(data: bytes) -> dict[Any, Any]:
 
     Raises PickleError for any instruction or global that a checkpoint does not need.
     """
-    machine = _Machine()
+    return require_dict(load_value(BytesIO(data)))
+
+
+def load_value(stream: Stream, tensors: Mapping[str, PickledTensor] | None = None) -> Any:
+    """Run one pickle out of a file that may hold more; any value, as `load_tensors` reads them.
+
+    tensors: those that the pickle may refer to by these names alone. Raises PickleError.
+    """
+    machine = _Machine(tensors or {})
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", stream)):
             if opcode.name == "STOP":
                 break
             machine.step(opcode.name, argument)
-        result = machine.pop()
+        return machine.pop()
     except PickleError:
         raise
     # genops and the handlers meet every kind of nonsense that bytes can spell.
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError) as error:
         raise PickleError(f"its pickle is damaged ({plain(str(error))})") from error
-    if not isinstance(result, dict):
-        raise PickleError(f"holds {describe(result)}; wanted a dict of tensors by name")
-    return result
+
+
+def require_dict(value: Any) -> dict[Any, Any]:
+    """The value if it is a dict; raises PickleError."""
+    if not isinstance(value, dict):
+        raise PickleError(f"holds {describe(value)}; wanted a dict of tensors by name")
+    return value
 
 
 class _Machine:
     """The stack and the memo. Containers are Python's own; nothing else is ever built."""
 
-    def __init__(self) -> None:
+    def __init__(self, tensors: Mapping[str, PickledTensor]) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.tensors = tensors
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out one instruction."""
@@ -169,7 +201,11 @@ class _Machine:
 
     def push_global(self, module: Any, name: Any) -> None:
         found = Global(str(module), str(name))
-        if str(found) not in _BUILDERS and storage_dtype(found) is None:
+        if (
+            str(found) not in _BUILDERS
+            and storage_dtype(found) is None
+            and not is_tensor_class(found)
+        ):
             raise PickleError(
                 f"its pickle names {found}, which no dict of tensors needs; refused without "
                 "importing it; if the file is yours, save the plain state dict again"
@@ -177,15 +213,29 @@ class _Machine:
         self.push(found)
 
     def persistent_id(self) -> None:
-        """('storage', type, key, where it lay, number of elements)."""
+        """('storage', type, key, where it lay, number of elements), then what a view sees of it:
+
+        None, or (key, first element, number of elements). Or the name of a tensor read before.
+        """
         found = self.pop()
-        if not isinstance(found, tuple) or len(found) != 5 or found[0] != "storage":
+        if isinstance(found, str | int) and str(found) in self.tensors:
+            self.push(self.tensors[str(found)])
+            return
+        if not isinstance(found, tuple) or len(found) not in (5, 6) or found[0] != "storage":
             raise PickleError(f"its pickle refers to {describe(found)}; wanted a storage")
-        _, kind, key, _, n_elements = found
+        kind, key, _, n_elements = found[1:5]
         dtype = storage_dtype(kind) if isinstance(kind, Global) else None
-        if dtype is None or not isinstance(key, str) or not is_size(n_elements):
+        view = found[5] if len(found) == 6 and found[5] is not None else (key, 0, n_elements)
+        if (
+            dtype is None
+            or not isinstance(key, str)
+            or not is_size(n_elements)
+            or not isinstance(view, tuple)
+            or len(view) != 3
+            or not all(is_size(n) for n in view[1:])
+        ):
             raise PickleError("its pickle describes a storage in a way that torch.save does not")
-        self.push(Storage(key, dtype, n_elements))
+        self.push(viewed(Storage(key, dtype, n_elements, 0, n_elements), view[1], view[2]))
 
 
 def describe(value: Any) -> str:
@@ -195,6 +245,24 @@ def describe(value: Any) -> str:
     if isinstance(value, PickledTensor):
         return "a tensor"
     return f"a {type(value).__name__}"
+
+
+def viewed(storage: Storage, first: int, n_visible: int) -> Storage:
+    """A part of a storage; raises PickleError if it leaves it."""
+    if first + n_visible > storage.n_visible:
+        raise PickleError(
+            f"its pickle describes a view of {n_visible} numbers from {first} on in a storage of "
+            f"{storage.n_visible}"
+        )
+    n_elements = storage.n_elements
+    return Storage(storage.key, storage.dtype, n_elements, storage.first + first, n_visible)
+
+
+def is_tensor_class(found: Global) -> bool:
+    """torch.FloatTensor and so on: names that the oldest files mention."""
+    kind, is_tensor, rest = found.name.partition("Tensor")
+    is_known = f"{kind}Storage" in STORAGE_DTYPES and bool(is_tensor) and not rest
+    return found.module in {"torch", "torch.cuda"} and is_known
 
 
 def storage_dtype(found: Global) -> str | None:
@@ -209,7 +277,7 @@ def storage_dtype(found: Global) -> str | None:
 def rebuild_tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any
 ) -> PickledTensor:
-    """torch._utils._rebuild_tensor_v2; the unused ones are gradient flags and hooks."""
+    """torch._utils._rebuild_tensor, and _v2, where the unused are gradient flags and hooks."""
     if (
         not isinstance(storage, Storage)
         or not is_size(offset)
@@ -239,6 +307,7 @@ def ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": ordered_dict,
+    "torch._utils._rebuild_tensor": rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": rebuild_parameter,
 }

@@ -8,20 +8,12 @@ import os
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from rwkv_edge.converters.checkpoints.base import (
-    ELEMENT_DTYPES,
-    StoredTensor,
-    plain,
-    require_plain_name,
-)
-from rwkv_edge.converters.checkpoints.pickled import (
-    MAX_PICKLE_BYTES,
-    PickledTensor,
-    PickleError,
-    load_tensors,
-)
+from rwkv_edge.converters.checkpoints.base import plain, require_plain_name
+from rwkv_edge.converters.checkpoints.pickled import MAX_PICKLE_BYTES, PickleError, load_tensors
+from rwkv_edge.converters.checkpoints.state_dict import find_state_dict, place
+from rwkv_edge.converters.checkpoints.tensors import Directory, Tensor
 from rwkv_edge.errors import FormatError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -30,12 +22,9 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 ENCRYPTED = 0x1
 # The largest published model has 2,000 members of about 100 bytes.
 MAX_DIRECTORY_BYTES = 16 << 20
-# A state dict is one level deep; training scripts wrap it once or twice.
-MAX_NESTING = 3
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 
 
-def read_pth_directory(path: Path) -> dict[str, StoredTensor]:
+def read_pth_directory(path: Path) -> Directory:
     """Where each tensor of a `.pth` lies; raises FormatError."""
     with open(path, "rb") as file:
         members = _Members(path, file)
@@ -51,55 +40,12 @@ def read_pth_directory(path: Path) -> dict[str, StoredTensor]:
             tensors = find_state_dict(pickled)
         except PickleError as error:
             raise FormatError(f"{path}: {error}") from error
-        return {
-            require_plain_name(path, name): _place(path, name, tensor, members, root)
-            for name, tensor in tensors.items()
-        }
-
-
-def find_state_dict(pickled: dict[Any, Any]) -> dict[Any, PickledTensor]:
-    """The dict of tensors, which training scripts wrap in others; raises PickleError."""
-    found = pickled
-    for _ in range(MAX_NESTING):
-        if found and all(isinstance(value, PickledTensor) for value in found.values()):
-            return found
-        wrapped = [key for key in STATE_DICT_KEYS if isinstance(found.get(key), dict)]
-        if len(wrapped) != 1:
-            break
-        found = found[wrapped[0]]
-    raise PickleError(
-        "holds no dict of tensors by name, alone or under one of "
-        f"{', '.join(STATE_DICT_KEYS)}; save it with torch.save(model.state_dict(), path)"
-    )
-
-
-def _place(
-    path: Path, name: str, tensor: PickledTensor, members: "_Members", root: str
-) -> StoredTensor:
-    """Check a tensor against the member that holds its storage."""
-    storage = tensor.storage
-    start, n_bytes = members.extent(f"{root}data/{storage.key}")
-    element = ELEMENT_DTYPES.get(storage.dtype)
-    if element is None:
-        # Listed for the message that refuses it, never read.
-        return StoredTensor(storage.dtype, tensor.shape, tensor.strides, start)
-    if n_bytes != storage.n_elements * element.itemsize:
-        raise FormatError(
-            f"{path}: {name}: its storage holds {n_bytes} bytes; {storage.n_elements} "
-            f"{storage.dtype} numbers need {storage.n_elements * element.itemsize}; "
-            "the file is damaged"
-        )
-    offset = start + tensor.offset * element.itemsize
-    placed = StoredTensor(storage.dtype, tensor.shape, tensor.strides, offset)
-    n_available = storage.n_elements - tensor.offset
-    # n_elements exceeds span where a stride is zero: a tiny file must not become a huge tensor.
-    if max(placed.span, placed.n_elements) > n_available:
-        raise FormatError(
-            f"{path}: {name}: {list(tensor.shape)} with strides {list(tensor.strides)} needs "
-            f"{max(placed.span, placed.n_elements)} numbers; its storage has {n_available}; "
-            "the file is damaged"
-        )
-    return placed
+        placed: dict[str, Tensor] = {}
+        for key, tensor in tensors.items():
+            name = require_plain_name(path, key)
+            start, n_bytes = members.extent(f"{root}data/{tensor.storage.key}")
+            placed[name] = place(path, name, tensor, start, n_bytes)
+        return Directory(placed, (path,))
 
 
 class _Bounded:

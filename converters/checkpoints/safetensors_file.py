@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from rwkv_edge.converters.checkpoints.base import (
     MAX_DIMENSIONS,
+    Directory,
     StoredTensor,
+    Tensor,
     contiguous_strides,
     plain,
     require_plain_name,
@@ -38,13 +40,13 @@ def looks_like_safetensors(head: bytes, n_bytes: int) -> bool:
     return header_length <= max(n_bytes, MAX_HEADER_BYTES)
 
 
-def read_safetensors_directory(path: Path) -> dict[str, StoredTensor]:
+def read_safetensors_directory(path: Path) -> Directory:
     """Where each tensor of a safetensors file lies; raises FormatError."""
     with open(path, "rb") as file:
         (header_length,) = HEADER_LENGTH.unpack(file.read(HEADER_LENGTH.size))
     if header_length > MAX_HEADER_BYTES:
         raise FormatError(f"{path}: its header says {header_length} bytes; it is damaged")
-    directory: dict[str, StoredTensor] = {}
+    directory: dict[str, Tensor] = {}
     offset = HEADER_LENGTH.size + header_length
     try:
         with safe_open(path, framework="numpy") as tensors:
@@ -65,4 +67,4 @@ def read_safetensors_directory(path: Path) -> dict[str, StoredTensor]:
         raise FormatError(
             f"{path}: not a safetensors file, or it is damaged or cut short ({plain(str(error))})"
         ) from error
-    return directory
+    return Directory(directory, (path,))

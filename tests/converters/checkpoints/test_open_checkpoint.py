@@ -12,9 +12,10 @@ FOREIGN = {
     "a JPEG": (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600), "neither"),
     "a web page": (b"<!DOCTYPE html><html>" + b" " * 600, "web page"),
     "a web page after blank lines": (b"\n\n  <html>" + b" " * 600, "web page"),
-    "a GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(600), "GGUF already"),
-    "an old checkpoint": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + bytes(600), "old format"),
-    "a very old checkpoint": (bytes(257) + b"ustar" + bytes(600), "old format"),
+    "an empty GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(600), "holds no tensors"),
+    "an old checkpoint cut off": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." * 2, "otherwise"),
+    "a tar file of something else": (bytes(257) + b"ustar" + bytes(600), "tar header without"),
+    "a pickle of something else": (b"\x80\x04K\x01." + bytes(600), "not one that torch"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
     "an empty zip file": (b"PK\x05\x06" + bytes(18), "empty"),
     "an empty file": (b"", "empty"),
@@ -40,8 +41,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "model.pth")
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="folder"):
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="is a folder without model"):
         open_checkpoint(tmp_path)
 
 

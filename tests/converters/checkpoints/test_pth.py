@@ -155,13 +155,6 @@ def test_numpy_arrays_in_a_checkpoint_are_refused_by_name(save_with_torch: Save)
         open_checkpoint(save_with_torch({"a": np.ones(3)}))
 
 
-def test_the_old_format_says_how_to_save_again(save_with_torch: Save) -> None:
-    torch = pytest.importorskip("torch")
-    path = save_with_torch({"a": torch.ones(2)}, _use_new_zipfile_serialization=False)
-    with pytest.raises(FormatError, match=r"old format.*torch\.save\(torch\.load"):
-        open_checkpoint(path)
-
-
 def test_a_big_endian_file_is_refused(forge_pth: Forge) -> None:
     path = forge_pth(ONE_TENSOR, {"0": FOUR.tobytes()}, members={"byteorder": b"big"})
     with pytest.raises(FormatError, match="big-endian"):

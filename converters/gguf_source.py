@@ -1,0 +1,68 @@
+"""A GGUF to convert again: its tensors are already what the schema wants, in another type."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rwkv_edge.arch import TensorSpec
+from rwkv_edge.converters.arch import AsStored, Source
+from rwkv_edge.converters.arch.base import Stacked
+from rwkv_edge.converters.carried_keys import CarriedKeys, carried_keys
+from rwkv_edge.converters.checkpoints.tensors import (
+    ELEMENT_DTYPES,
+    Directory,
+    StoredTensor,
+    Tensor,
+)
+from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.model_file import ModelFile
+
+# How many names a note shows.
+N_SHOWN = 3
+
+
+def schema_of_gguf(
+    path: Path, directory: Directory
+) -> tuple[Directory, Hyperparameters, dict[str, Source], CarriedKeys]:
+    """The tensors in the schema's shapes, what they make, where each comes from, and the keys.
+
+    Raises FormatError, UnsupportedModelError.
+    """
+    try:
+        file = ModelFile(path)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        hp = file.hyperparameters
+        specs = file.architecture.tensors(hp)
+        parts = {spec.name: file.architecture.older_parts(spec.name) for spec in specs}
+        keys = carried_keys(file.gguf)
+    finally:
+        file.close()
+    tensors: dict[str, Tensor] = {}
+    sources: dict[str, Source] = {}
+    for spec in specs:
+        stored = directory.tensors.get(spec.name)
+        # Where one is not there, the file has passed the check with what older ones hold instead.
+        names = (spec.name,) if stored is not None else parts[spec.name]
+        for name in names:
+            tensors[name] = checked(path, directory, name, spec if stored is not None else None)
+        sources[spec.name] = AsStored(spec.name) if stored is not None else Stacked(names)
+    unused = [name for name in directory.tensors if name not in tensors]
+    notes = directory.notes
+    if unused:
+        shown = ", ".join(unused[:N_SHOWN]) + (" and others" if len(unused) > N_SHOWN else "")
+        notes = (*notes, f"left out, since RWKV-{hp.version} has no such tensor: {shown}")
+    return replace(directory, tensors=tensors, notes=notes), hp, sources, keys
+
+
+def checked(path: Path, directory: Directory, name: str, spec: TensorSpec | None) -> StoredTensor:
+    """A tensor in the shape of its place, if it is plain numbers; raises UnsupportedModelError."""
+    tensor = directory.tensors[name]
+    assert isinstance(tensor, StoredTensor)
+    if tensor.dtype not in ELEMENT_DTYPES:
+        raise UnsupportedModelError(
+            f"{path}: {name} is {tensor.dtype} already, and quantizing it again would lose more "
+            "than once; convert the .pth that it came from, or a GGUF in F32, F16 or BF16"
+        )
+    return tensor if spec is None else tensor.reshaped(spec.shape)
