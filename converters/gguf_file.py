@@ -37,13 +37,13 @@ class PlannedTensor:
 class GgufHeader:
     """Everything that stands before the first tensor's bytes.
 
-    metadata: the `{architecture}.*` keys; weight_type: a key of FILE_TYPES.
+    metadata: the `{architecture}.*` keys and our own; weight_type: a key of FILE_TYPES.
     """
 
     architecture: str
     name: str
     weight_type: str
-    metadata: Mapping[str, int | float | str]
+    metadata: Mapping[str, int | float | str | list[str]]
     tokenizer: EmbeddedTokenizer
     n_vocab: int
     tensors: list[PlannedTensor]
@@ -61,6 +61,8 @@ def write_header(file: BinaryIO, header: GgufHeader) -> None:
     for key, value in header.metadata.items():
         if isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)
         else:

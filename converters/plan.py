@@ -59,12 +59,13 @@ def plan_conversion(
         architecture=architecture.name,
         name=model.path.stem,
         weight_type=weight_type,
-        metadata=architecture.gguf_metadata(hp),
+        metadata={**architecture.gguf_metadata(hp), **model.own_keys},
         tokenizer=words,
         n_vocab=hp.n_vocab,
         tensors=tensors,
     )
-    return ConversionPlan(model, header, tuple(notes_on(tensors, weight_type, words, hp)))
+    notes = (*model.notes, *notes_on(tensors, weight_type, words, hp))
+    return ConversionPlan(model, header, notes)
 
 
 def require_weight_type(weight_type: str) -> None:
