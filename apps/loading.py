@@ -40,14 +40,20 @@ def noting_compilation() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_model(
-    path: Path, backend: str = "numba", threads: int | None = None, *, say_compiling: bool = False
+    path: Path,
+    backend: str = "numba",
+    threads: int | None = None,
+    *,
+    tuned_state: bool = True,
+    say_compiling: bool = False,
 ) -> Iterator[Model]:
     """A loaded model, closed afterwards. Raises what `Model.load` raises.
 
+    tuned_state: as `Model.load` takes it.
     say_compiling: say that kernels are compiled where stderr is no terminal, too.
     """
     with console.busy(f"loading {path.name}"):
-        model = Model.load(path, backend, threads)
+        model = Model.load(path, backend, threads, tuned_state=tuned_state)
     with model:
         version = model.hyperparameters.version
         if backend == "numba" and not kernels_are_compiled(version):

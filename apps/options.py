@@ -14,6 +14,10 @@ Backend = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads; by default one per physical core.")
 ]
+NoTunedState = Annotated[
+    bool,
+    typer.Option("--no-tuned-state", help="Begin with zeros, not the file's tuned state, if any."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Temperature = Annotated[
     float | None, typer.Option(help="0 always takes the likeliest token; 1 is the default.")

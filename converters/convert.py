@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from rwkv_edge.arch import Role
 from rwkv_edge.atomic_file import atomic_write
+from rwkv_edge.converters.adapters import Adapter, TunedState
 from rwkv_edge.converters.arch import AsStored, ComputedRows, Source
 from rwkv_edge.converters.checkpoints import Checkpoint
 from rwkv_edge.converters.gguf_file import PlannedTensor, pad, write_header
@@ -64,6 +65,7 @@ def convert(
     tokenizer: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    adapters: Sequence[Adapter | TunedState] = (),
 ) -> ConversionSummary:
     """Convert a `.pth` or safetensors checkpoint to a GGUF, which appears whole or not at all.
 
@@ -73,6 +75,7 @@ def convert(
     embeddings says, see `choose_tokenizer`.
     threads: default, all that the machine has, at most MAX_THREADS.
     progress: called with (bytes done, bytes in all).
+    adapters: what is merged into the checkpoint, in this order, see `Adapter` and `TunedState`.
     Raises RwkvEdgeError.
     """
     began = time.perf_counter()
@@ -80,9 +83,8 @@ def convert(
     require_weight_type(weight_type)
     if threads is not None and threads < 1:
         raise InputError(f"threads {threads}: wanted at least 1")
-    with open_model_source(source) as model:
-        for read in model.files:
-            require_other_file(read, destination)
+    with open_model_source(source, adapters) as model:
+        require_other_file(destination, model.files, files_of(adapters))
         plan = plan_conversion(model, weight_type, tokenizer)
         require_space(destination, plan.n_bytes + SPARE_BYTES)
         try:
@@ -161,12 +163,21 @@ def encoded_tensor(
     yield out
 
 
-def require_other_file(source: Path, destination: Path) -> None:
-    """Refuse to write over the checkpoint; raises InputError."""
+def files_of(adapters: Sequence[Adapter | TunedState]) -> Iterator[Path]:
+    """Every file that is read for adapters."""
+    for adapter in adapters:
+        yield Path(adapter.path)
+        if isinstance(adapter, Adapter) and adapter.pissa_init is not None:
+            yield Path(adapter.pissa_init)
+
+
+def require_other_file(destination: Path, model: Iterable[Path], adapters: Iterable[Path]) -> None:
+    """Refuse to write over what is read; raises InputError."""
     if destination.is_dir():
         raise InputError(f"{destination}: is a folder; name the file to write")
-    if destination.exists() and destination.samefile(source):
-        raise InputError(f"{destination}: is the checkpoint itself; name another file to write")
+    for what, files in (("the checkpoint", model), ("an adapter", adapters)):
+        if destination.exists() and any(map(destination.samefile, files)):
+            raise InputError(f"{destination}: is {what} itself; name another file to write")
     if not destination.parent.is_dir():
         raise InputError(f"{destination}: its folder does not exist")
 

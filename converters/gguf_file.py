@@ -38,14 +38,14 @@ class PlannedTensor:
 class GgufHeader:
     """Everything that stands before the first tensor's bytes.
 
-    metadata: the `{architecture}.*` keys; weight_type: a key of FILE_TYPES. carried: keys of the
-    GGUF that this one is made from, which take the place of those in `metadata`.
+    metadata: the `{architecture}.*` keys and our own; weight_type: a key of FILE_TYPES. carried:
+    keys of the GGUF that this one is made from, which take the place of those in `metadata`.
     """
 
     architecture: str
     name: str
     weight_type: str
-    metadata: Mapping[str, int | float | str]
+    metadata: Mapping[str, int | float | str | list[str]]
     tokenizer: EmbeddedTokenizer
     n_vocab: int
     tensors: list[PlannedTensor]
@@ -66,6 +66,8 @@ def write_header(file: BinaryIO, header: GgufHeader) -> None:
             header.carried[key].add_to(writer, key)
         elif isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)
         else:

@@ -1,17 +1,25 @@
 """What is converted: a file of weights, recognised, and where each GGUF tensor comes from in it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from rwkv_edge.converters.adapters import Adapter, TunedState, adapt, require_no_adapter
 from rwkv_edge.converters.arch import CheckpointReader, Source, recognise
 from rwkv_edge.converters.carried_keys import CarriedKeys
 from rwkv_edge.converters.checkpoints import GGUF, Checkpoint, open_directory, read_directory
 from rwkv_edge.converters.gguf_source import schema_of_gguf
 from rwkv_edge.converters.names import in_own_names
-from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.converters.tuned_state import (
+    check_tuned_state,
+    read_tuned_state,
+    without_tuned_state,
+)
+from rwkv_edge.errors import FormatError, InputError, UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.model_file import ADAPTERS_KEY
+from rwkv_edge.tuned_state import TUNED_STATE_KEY, encode_tuned_state
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class ModelSource:
 
     files: all that are read; a tokenizer is looked for beside the first. sources: by the GGUF name
     of each tensor. notes: sentences for the user, often none. keys: what the new file takes over
-    from a GGUF.
+    from a GGUF. own_keys: keys of this project's own for the new file.
     """
 
     path: Path
@@ -30,6 +38,7 @@ class ModelSource:
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     keys: CarriedKeys | None = None
+    own_keys: Mapping[str, str | list[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -52,19 +61,38 @@ class ModelSource:
         self.checkpoint.close()
 
 
-def open_model_source(path: str | Path) -> ModelSource:
-    """Open weights of any container and naming; raises FormatError, UnsupportedModelError."""
+def open_model_source(
+    path: str | Path, adapters: Sequence[Adapter | TunedState] = ()
+) -> ModelSource:
+    """Open weights of any container and naming, with what is to be merged into it, in this order.
+
+    Raises FormatError, UnsupportedModelError, and InputError for options that fit no adapter.
+    """
     path = Path(path)
     directory = in_own_names(path, read_directory(path))
     keys = None
     if directory.container == GGUF:
         directory, hp, sources, keys = schema_of_gguf(path, directory)
+        if any(isinstance(adapter, Adapter) for adapter in adapters):
+            raise InputError(
+                f"{path}: an adapter is merged into the checkpoint that it was trained on, not "
+                "into a GGUF; convert the .pth with it"
+            )
     checkpoint = open_directory(path, directory)
     try:
         if keys is None:
             reader, hp = recognised(checkpoint)
             sources = reader.sources(hp)
-        return ModelSource(path, checkpoint, hp, sources, directory.files, directory.notes, keys)
+        adapted = adapt(checkpoint, hp, adapters)
+        checkpoint = adapted.checkpoint
+        own_keys: dict[str, str | list[str]] = {}
+        if adapted.digest is not None:
+            own_keys[ADAPTERS_KEY] = adapted.digest
+        tuned_state = read_tuned_state(checkpoint, hp)
+        if tuned_state is not None:
+            own_keys[TUNED_STATE_KEY] = encode_tuned_state(tuned_state)
+        notes = (*directory.notes, *adapted.notes)
+        return ModelSource(path, checkpoint, hp, sources, directory.files, notes, keys, own_keys)
     except BaseException:
         checkpoint.close()
         raise
@@ -79,9 +107,12 @@ def open_model_checkpoint(path: str | Path) -> Checkpoint:
 def recognised(checkpoint: Checkpoint) -> tuple[CheckpointReader, Hyperparameters]:
     """The version and the shape of a checkpoint; raises FormatError, UnsupportedModelError."""
     shapes = checkpoint.shapes()
+    require_no_adapter(checkpoint.path, shapes)
     try:
-        reader = recognise(shapes)
-        hp = reader.check(shapes)
+        weights = without_tuned_state(shapes)
+        reader = recognise(weights)
+        hp = reader.check(weights)
+        check_tuned_state(shapes, hp)
     except (FormatError, UnsupportedModelError) as error:
         raise type(error)(f"{checkpoint.path}: {error}") from error
     for key in shapes:

@@ -56,15 +56,21 @@ def plan_conversion(
     tensors = [
         PlannedTensor(spec, format_of(spec, weight_type)) for spec in architecture.tensors(hp)
     ]
+    # A tuned state that the user gives takes the place of one in the GGUF.
+    carried = (
+        {k: v for k, v in model.keys.general.items() if k not in model.own_keys}
+        if model.keys
+        else {}
+    )
     header = GgufHeader(
         architecture=architecture.name,
         name=model.name,
         weight_type=weight_type,
-        metadata=architecture.gguf_metadata(hp),
+        metadata={**architecture.gguf_metadata(hp), **model.own_keys},
         tokenizer=words,
         n_vocab=hp.n_vocab,
         tensors=tensors,
-        carried=model.keys.general if model.keys else {},
+        carried=carried,
     )
     notes = (*model.notes, *notes_on(tensors, weight_type, words, hp))
     return ConversionPlan(model, header, notes)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_edge.arch import Shape, architecture_of
-from rwkv_edge.backend import Backend, Float32Array, Int32Array
+from rwkv_edge.backend import Backend, Float32Array, Int32Array, StateArrays
 from rwkv_edge.chat import Chat
 from rwkv_edge.chat_templates import ChatTemplate
 from rwkv_edge.embedding import PROMPT, embed_texts
@@ -30,7 +30,10 @@ Tokens = Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is. n_bytes: size of its file; file_type: what most of its matrices are in."""
+    """What a model is. n_bytes: size of its file; file_type: what most of its matrices are in.
+
+    tuned_state: fresh states begin with one that the file holds, not with zeros.
+    """
 
     path: Path
     name: str
@@ -40,6 +43,7 @@ class ModelInfo:
     n_parameters: int
     n_bytes: int
     fingerprint: str
+    tuned_state: bool
 
 
 class Model:
@@ -48,9 +52,11 @@ class Model:
     Use `Model.load`. Close it, or use it as a context, to give its memory back at once.
     """
 
-    def __init__(self, file: ModelFile, backend: Backend) -> None:
+    def __init__(self, file: ModelFile, backend: Backend, tuned: StateArrays | None = None) -> None:
         self._file = file
         self.backend = backend
+        # Copied for every fresh state; None where the backend's own are as they should be.
+        self._tuned = None if tuned is None else backend.state_from_arrays(tuned)
         # Reentrant: a signal's handler may close the model in the middle of `using`.
         self._lock = threading.RLock()
         self._n_users = 0
@@ -71,13 +77,23 @@ class Model:
             n_parameters=sum(int(np.prod(t.shape)) for t in file.gguf.tensors.values()),
             n_bytes=file.path.stat().st_size,
             fingerprint=self.fingerprint,
+            tuned_state=tuned is not None,
         )
 
     @classmethod
-    def load(cls, path: str | Path, backend: str = "numba", threads: int | None = None) -> "Model":
+    def load(
+        cls,
+        path: str | Path,
+        backend: str = "numba",
+        threads: int | None = None,
+        *,
+        tuned_state: bool = True,
+    ) -> "Model":
         """Load a GGUF.
 
         backend: "numba", "reference" or "llama". threads: None for one per physical core.
+        tuned_state: fresh states begin with the one that the file holds, if it holds one; False for
+        zeros.
         Raises FormatError, UnsupportedModelError, BackendUnavailableError, InputError, OSError.
         """
         from rwkv_edge.runtime.backends import load_backend
@@ -86,14 +102,17 @@ class Model:
         try:
             # Read here: a damaged vocabulary is found before gigabytes of weights are packed.
             _ = file.tokenizer
-            return cls(file, load_backend(backend, file, threads))
+            tuned = file.tuned_state() if tuned_state else None
+            return cls(file, load_backend(backend, file, threads), tuned)
         except BaseException:
             file.close()
             raise
 
     def new_state(self) -> State:
-        """A fresh state, as before the first token."""
+        """A fresh state, as before the first token: zeros, or the state that was tuned."""
         with self.using() as backend:
+            if self._tuned is not None:
+                return State(self, backend.clone_state(self._tuned))
             return State(self, backend.new_state())
 
     def load_state(self, path: str | Path) -> State:

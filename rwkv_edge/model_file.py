@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_edge.arch import ARCHITECTURES, Architecture, Role, TensorSpec
+from rwkv_edge.backend import StateArrays
 from rwkv_edge.chat_templates import template_name_in_gguf
 from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError, shown
 from rwkv_edge.gguf_reader import GgufFile, GgufTensor
@@ -14,6 +15,10 @@ from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import F32
 from rwkv_edge.tokenizers import Tokenizer, tokenizer_from_gguf
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY
+from rwkv_edge.tuned_state import tuned_state_in
+
+# A digest of what was merged into the checkpoint's weights while it was converted.
+ADAPTERS_KEY = "rwkv_edge.adapters"
 
 
 class ModelFile:
@@ -106,6 +111,18 @@ class ModelFile:
         except (FormatError, UnsupportedModelError, BackendUnavailableError) as error:
             raise type(error)(f"{self.path}: {error}") from None
 
+    def tuned_state(self) -> StateArrays | None:
+        """The arrays that fresh states begin with, or None for the usual ones; raises FormatError.
+
+        Read anew at each call.
+        """
+        try:
+            return tuned_state_in(self.gguf.metadata, self.architecture, self.hyperparameters)
+        except FormatError as error:
+            raise FormatError(
+                f"{self.path}: {error}; convert it again, or load it without its tuned state"
+            ) from None
+
     @property
     def chat_template(self) -> str:
         """The name of the chat template that the model was trained on, as far as the file says."""
@@ -116,12 +133,21 @@ class ModelFile:
         """Names the checkpoint, whichever weight type it was converted to.
 
         A digest of its vectors: those stay float32 in every file made from one checkpoint, so a
-        state saved with the int8 file resumes with the int4 file, and with no other model.
+        state saved with the int8 file resumes with the int4 file, and with no other model. A merged
+        adapter changes matrices alone, so the file says which it was. A tuned state does not count:
+        it is where a state begins, and goes on with the same weights wherever it began.
         """
         digest = hashlib.sha256()
         for spec in self.architecture.tensors(self.hyperparameters):
             if spec.role is Role.VECTOR:
                 digest.update(self.tensor(spec.name).decode().tobytes())
+        adapters = self.gguf.metadata.get(ADAPTERS_KEY)
+        if adapters is not None:
+            if not isinstance(adapters, str):
+                raise FormatError(
+                    f"{self.path}: key {ADAPTERS_KEY} is not a text; convert it again"
+                )
+            digest.update(adapters.encode())
         return digest.hexdigest()[:32]
 
     @cached_property

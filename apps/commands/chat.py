@@ -58,6 +58,7 @@ def chat(
     seed: options.Seed = None,
     backend: options.Backend = "numba",
     threads: options.Threads = None,
+    no_tuned_state: options.NoTunedState = False,
 ) -> None:
     """Talk with a model.
 
@@ -71,7 +72,7 @@ def chat(
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
     )
-    with open_model(model_path, backend, threads) as model:
+    with open_model(model_path, backend, threads, tuned_state=not no_tuned_state) as model:
         conversation = Conversation(model, chosen, seed, max_tokens, template)
         conversation.begin(system)
         conversation.set_think(think)

@@ -30,6 +30,7 @@ def compare(
         int, typer.Option("-n", "--max-tokens", min=1, help="Compare at most this many tokens.")
     ] = 200,
     threads: options.Threads = None,
+    no_tuned_state: options.NoTunedState = False,
     as_json: options.Json = False,
 ) -> None:
     """Show how closely engines agree.
@@ -44,7 +45,9 @@ def compare(
     names = engine_names(backends)
     text = comparison_text(prompt, file)
     with contextlib.ExitStack() as stack:
-        models, missing = open_engines(stack, model_path, names, threads)
+        models, missing = open_engines(
+            stack, model_path, names, threads, tuned_state=not no_tuned_state
+        )
         for line in missing.values():
             console.note(line)
         if len(models) < 2:
@@ -85,7 +88,12 @@ def comparison_text(prompt: str | None, file: Path | None) -> str | bytes:
 
 
 def open_engines(
-    stack: contextlib.ExitStack, path: Path, names: Sequence[str], threads: int | None
+    stack: contextlib.ExitStack,
+    path: Path,
+    names: Sequence[str],
+    threads: int | None,
+    *,
+    tuned_state: bool = True,
 ) -> tuple[list[Model], dict[str, str]]:
     """The model in each engine, and why some are left out, by name.
 
@@ -96,7 +104,8 @@ def open_engines(
     unsupported: UnsupportedModelError | None = None
     for name in names:
         try:
-            models.append(stack.enter_context(open_model(path, name, threads)))
+            model = open_model(path, name, threads, tuned_state=tuned_state)
+            models.append(stack.enter_context(model))
         except BackendUnavailableError as error:
             missing[name] = f"{name} is left out: {error}"
         except UnsupportedModelError as error:

@@ -37,6 +37,45 @@ def convert(
             "number of embeddings: World, bytes, or 20B_tokenizer.json beside it.",
         ),
     ] = None,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--adapter",
+            "--lora",
+            metavar="FILE",
+            help="Merge an adapter of RWKV-PEFT, LoRA, PiSSA or DiSHA: its file says which. May be "
+            "given several times; they are merged in this order.",
+        ),
+    ] = None,
+    alphas: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--alpha",
+            metavar="N",
+            help="The alpha that a LoRA was trained with: one for all of them, or one for each.",
+        ),
+    ] = None,
+    pissa_inits: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--pissa-init",
+            metavar="FILE",
+            help="For a PiSSA, instead of --alpha: the init_pissa.pth of its training.",
+        ),
+    ] = None,
+    ignore_orphans: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-orphans",
+            help="Leave out what an adapter holds of layers that the model does not have.",
+        ),
+    ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A tuned state: what the model shall begin with instead of zeros."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; by default all, but at most 8.")
     ] = None,
@@ -50,7 +89,13 @@ def convert(
     weight_type = chosen_type([name for name, is_set in flags.items() if is_set], type_name)
     destination = output or default_output(checkpoint, weight_type)
 
+    from rwkv_edge.converters.adapters import TunedState, choose_adapters
     from rwkv_edge.converters.convert import convert as convert_checkpoint
+
+    chosen = choose_adapters(
+        adapters or (), alphas or (), pissa_inits or (), ignore_orphans=ignore_orphans
+    )
+    tuned = [] if state is None else [TunedState(state)]
 
     with console.progress(f"writing {destination.name}", "bytes") as progress:
         summary = convert_checkpoint(
@@ -60,6 +105,7 @@ def convert(
             tokenizer=tokenizer,
             threads=threads,
             progress=progress,
+            adapters=[*chosen, *tuned],
         )
     if as_json:
         console.write_json(summary)

@@ -114,6 +114,7 @@ def generate(
     ] = None,
     backend: options.Backend = "numba",
     threads: options.Threads = None,
+    no_tuned_state: options.NoTunedState = False,
     as_json: options.Json = False,
 ) -> None:
     """Continue a text.
@@ -137,7 +138,9 @@ def generate(
         checkpoints = Checkpoints(checkpoint_every, save_state)
     with contextlib.ExitStack() as stack:
         document = stack.enter_context(open_document(file)) if file is not None else None
-        model = stack.enter_context(open_model(model_path, backend, threads))
+        model = stack.enter_context(
+            open_model(model_path, backend, threads, tuned_state=not no_tuned_state)
+        )
         began = time.perf_counter()
         work = start(model, document, state, resume)
         if document is not None and work.reading is not None:

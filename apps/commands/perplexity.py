@@ -16,6 +16,7 @@ def perplexity(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Any text, of any size.")],
     backend: options.Backend = "numba",
     threads: options.Threads = None,
+    no_tuned_state: options.NoTunedState = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure how well a model predicts a text.
@@ -27,7 +28,7 @@ def perplexity(
     with open(file, "rb") as text:
         n_bytes = file.stat().st_size
         with (
-            open_model(model_path, backend, threads) as model,
+            open_model(model_path, backend, threads, tuned_state=not no_tuned_state) as model,
             console.progress(f"reading {file.name}", "bytes") as progress,
         ):
             try:

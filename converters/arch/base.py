@@ -178,7 +178,7 @@ class CheckpointReader(ABC):
         if unknown:
             raise FormatError(
                 f"{listed(unknown)} not part of RWKV-{hp.version}; "
-                "an adapter must be merged first, another architecture cannot be converted"
+                "an adapter is merged by --adapter, another architecture cannot be converted"
             )
         return hp
 

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console
+from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+from rwkv_edge.gguf_reader import GgufFile
+from tests.converters.adapters.adapter_files import write_pth
 
 from .conftest import Run
 
@@ -141,3 +145,49 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
 ) -> None:
     assert run("convert", checkpoint, "-o", tiny_disk / "m.gguf").failed_with("m.gguf: ")
     assert list(tiny_disk.iterdir()) == []
+
+
+@pytest.fixture
+def lora(checkpoint: Path, tmp_path: Path) -> Path:
+    """A pair for one matrix."""
+    with open_checkpoint(checkpoint) as base:
+        n_out, n_in = base.shape("blocks.0.ffn.key.weight")
+    random = np.random.default_rng(0)
+    pair = {"A": random.normal(size=(4, n_in)), "B": random.normal(size=(n_out, 4))}
+    return write_pth(
+        tmp_path / "lora.pth",
+        {f"blocks.0.ffn.key.lora_{half}": a.astype(np.float32) for half, a in pair.items()},
+    )
+
+
+def test_an_adapter_is_merged_with_its_alpha(run: Run, checkpoint: Path, lora: Path) -> None:
+    plain, merged = checkpoint.with_name("plain.gguf"), checkpoint.with_name("merged.gguf")
+    assert run("convert", checkpoint, "--f32", "-o", plain).code == 0
+    for option in ("--lora", "--adapter"):
+        result = run("convert", checkpoint, "--f32", option, lora, "--alpha", 2, "-o", merged)
+        assert result.code == 0, result.err
+        with GgufFile(plain) as before, GgufFile(merged) as after:
+            changed = [
+                name
+                for name, tensor in after.tensors.items()
+                if not np.array_equal(tensor.raw, before.tensors[name].raw)
+            ]
+        assert changed == ["blk.0.channel_mix_key.weight"]
+
+
+def test_options_for_adapters_that_do_not_add_up_are_one_line(
+    run: Run, checkpoint: Path, lora: Path
+) -> None:
+    before = sorted(checkpoint.parent.iterdir())
+    for options, message in (
+        (["--lora", lora], "add --alpha N"),
+        (["--alpha", 2], "--alpha is for a LoRA, and there is none"),
+        (["--lora", lora, "--alpha", 2, "--alpha", 3], "--alpha is given 2 times"),
+        (["--lora", lora, "--pissa-init", lora], "wanted init_lora_A and init_lora_B alone"),
+        (["--ignore-orphans"], "--ignore-orphans is for adapters"),
+        (["--state", lora], "which is no tuned state"),
+        (["--lora", "nowhere.pth", "--alpha", 2], "nowhere.pth: no such file"),
+    ):
+        assert run("convert", checkpoint, *options).failed_with(message), options
+    assert run("convert", lora).failed_with("rwkv-edge convert MODEL --lora FILE --alpha N")
+    assert sorted(checkpoint.parent.iterdir()) == before

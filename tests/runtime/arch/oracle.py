@@ -24,16 +24,28 @@ import numpy as np
 from rwkv.model import RWKV
 tokens = np.load(sys.argv[2]).tolist()
 model = RWKV(model=sys.argv[1].removesuffix(".pth"), strategy="cpu fp32")
-logits, _ = model.forward(tokens, None, full_output=True)
+state = None
+if len(sys.argv) > 4:
+    import torch
+    state = []
+    for wkv in torch.from_numpy(np.load(sys.argv[4])):
+        state += [torch.zeros(model.args.n_embd), wkv.contiguous(), torch.zeros(model.args.n_embd)]
+logits, _ = model.forward(tokens, state, full_output=True)
 np.save(sys.argv[3], logits.float().numpy())
 """
 
 
-def official_logits(version, path, tokens):
-    """(T, n_vocab) float32 from a fresh state, strategy 'cpu fp32'."""
+def official_logits(version, path, tokens, wkv=None):
+    """(T, n_vocab) float32 from a fresh state, strategy 'cpu fp32'.
+
+    wkv: the matrices that the state's list begins with, instead of the package's own choice.
+    """
     np.save(path.with_suffix(".tokens.npy"), tokens)
     out = path.with_suffix(".logits.npy")
     arguments = [str(path), str(path.with_suffix(".tokens.npy")), str(out)]
+    if wkv is not None:
+        np.save(path.with_suffix(".wkv.npy"), wkv)
+        arguments.append(str(path.with_suffix(".wkv.npy")))
     subprocess.run(
         [sys.executable, "-c", OFFICIAL, *arguments],
         env={**os.environ, **PLAIN, **ENVIRONMENTS.get(version, {})},
