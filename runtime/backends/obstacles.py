@@ -1,0 +1,54 @@
+"""What keeps an engine from running a model, told from its shape and weight types alone.
+
+Nothing here imports an engine, so that a file can be described at once. The engines raise what is
+said here, and the tests hold it against what they load.
+"""
+
+from collections.abc import Callable, Collection
+
+from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.quant import QuantFormat
+from rwkv_edge.runtime.backends.llama_state import WKV_AXES
+
+Formats = Collection[type[QuantFormat]]
+# The channels, and those of a head, are whole vectors.
+CHANNEL_UNIT = 16
+# Weight types that the numba engine has no kernels for, by name.
+WITHOUT_KERNELS: frozenset[str] = frozenset()
+
+
+def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
+    """Widths that are no whole vectors, and weight types without kernels."""
+    hp = hyperparameters
+    for what, n_channels in (("width", hp.n_embd), ("head size", hp.head_size)):
+        if n_channels % CHANNEL_UNIT:
+            return (
+                f"{what} {n_channels} is not a multiple of {CHANNEL_UNIT}, "
+                "which the numba backend needs; use --backend reference"
+            )
+    for quant in formats:
+        if quant.__name__ in WITHOUT_KERNELS:
+            return f"the numba backend has no kernel for {quant.__name__}; use --backend reference"
+    return None
+
+
+def of_reference(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
+    """None: it decodes whatever can be read."""
+    del hyperparameters, formats
+    return None
+
+
+def of_llama(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
+    """Versions that llama.cpp lacks, or whose states have no known layout in it."""
+    del formats
+    if hyperparameters.version in WKV_AXES:
+        return None
+    return f"llama.cpp has no RWKV-{hyperparameters.version}; use --backend numba"
+
+
+# By the name of the engine: the sentence, or None where it runs the model.
+OBSTACLES: dict[str, Callable[[Hyperparameters, Formats], str | None]] = {
+    "numba": of_numba,
+    "reference": of_reference,
+    "llama": of_llama,
+}
