@@ -23,8 +23,8 @@ PLAIN_PADDING = (32, 32)
 QUANTIZED_PADDING = (32, 64)
 COLUMNS_PADDING = (128, 1)
 # Tokens that pass through the model together, and what each of them needs beside weights: rows of
-# float32, and rows that are quantized too (float32, a byte, and a scale and a sum for 32). These are
-# the most that any version has.
+# float32, and rows that are quantized too (float32, a byte, and a scale and a sum for 32 of them).
+# These are the most that any version has.
 BLOCK_TOKENS = 128
 SCRATCH_ROWS = 13
 SCRATCH_INPUTS = 7

@@ -1,6 +1,6 @@
 """What keeps an engine from running a model, told from its shape and weight types alone.
 
-Nothing here imports an engine, so that a file can be described at once. The engines raise what is
+Importing this imports no engine, so that a file can be described at once. The engines raise what is
 said here, and the tests hold it against what they load.
 """
 
@@ -13,8 +13,9 @@ from rwkv_edge.runtime.backends.llama_state import WKV_AXES
 Formats = Collection[type[QuantFormat]]
 # The channels, and those of a head, are whole vectors.
 CHANNEL_UNIT = 16
-# Weight types that the numba engine has no kernels for, by name.
-WITHOUT_KERNELS: frozenset[str] = frozenset()
+# Weight types that the numba engine has kernels for, by name, of the files that are met most: about
+# others the engine itself is asked, which takes its import.
+COMMON_FORMATS = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
 
 
 def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
@@ -26,10 +27,18 @@ def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
                 f"{what} {n_channels} is not a multiple of {CHANNEL_UNIT}, "
                 "which the numba backend needs; use --backend reference"
             )
-    for quant in formats:
-        if quant.__name__ in WITHOUT_KERNELS:
-            return f"the numba backend has no kernel for {quant.__name__}; use --backend reference"
-    return None
+    others = [quant for quant in formats if quant.__name__ not in COMMON_FORMATS]
+    return no_kernels(others) if others else None
+
+
+def no_kernels(formats: Formats) -> str | None:
+    """Weight types that the numba engine cannot multiply with; imports it."""
+    from rwkv_edge.runtime.arena import PACKED_FORMATS
+
+    missing = sorted(quant.__name__ for quant in formats if quant not in PACKED_FORMATS)
+    if not missing:
+        return None
+    return f"the numba backend has no kernel for {', '.join(missing)}; use --backend reference"
 
 
 def of_reference(hyperparameters: Hyperparameters, formats: Formats) -> str | None:

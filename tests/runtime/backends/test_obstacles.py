@@ -18,8 +18,8 @@ from rwkv_edge.model_file import ModelFile
 from rwkv_edge.quant import QUANT_FORMATS
 from rwkv_edge.runtime import arena
 from rwkv_edge.runtime.arch import COMPILED
-from rwkv_edge.runtime.backends import BACKENDS, load_backend
-from rwkv_edge.runtime.backends.obstacles import OBSTACLES, WITHOUT_KERNELS
+from rwkv_edge.runtime.backends import BACKENDS, load_backend, obstacles
+from rwkv_edge.runtime.backends.obstacles import COMMON_FORMATS, OBSTACLES
 from rwkv_edge.runtime.reference import REFERENCES
 
 MODULES = {"llama": "llama_cpp"}
@@ -38,9 +38,22 @@ def test_every_engine_says_what_it_cannot_run() -> None:
     assert set(COMPILED) == set(REFERENCES) == set(SYNTHETIC_VERSIONS)
 
 
-def test_the_weight_types_without_kernels_are_those_that_the_arena_lacks() -> None:
+def test_the_weight_types_with_kernels_are_those_of_the_arena() -> None:
     packed = {quant.__name__ for quant in arena.PACKED_FORMATS}
-    assert set(QUANT_FORMATS) - packed == WITHOUT_KERNELS
+    assert packed >= COMMON_FORMATS
+    hp = SHAPES["7 of 64"]
+    for name, quant in QUANT_FORMATS.items():
+        said = OBSTACLES["numba"](hp, {quant})
+        assert said is None if name in packed else name in str(said)
+
+
+def test_a_weight_type_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = {q: p for q, p in arena.PACKED_FORMATS.items() if q.__name__ != "Q4_0"}
+    monkeypatch.setattr(arena, "PACKED_FORMATS", packed)
+    monkeypatch.setattr(obstacles, "COMMON_FORMATS", frozenset({"F32"}))
+    formats = {QUANT_FORMATS["F32"], QUANT_FORMATS["Q4_0"], QUANT_FORMATS["Q8_0"]}
+    said = OBSTACLES["numba"](SHAPES["7 of 64"], formats)
+    assert said == "the numba backend has no kernel for Q4_0; use --backend reference"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
