@@ -20,7 +20,7 @@ from rwkv_edge.gguf_reader import SCALARS
 from rwkv_edge.quant import QuantFormat
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY
 
-ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+ALIGNMENT: int = gguf.GGUF_DEFAULT_ALIGNMENT
 # Lengths and offsets, and what names a type or a number of dimensions.
 COUNT_BYTES, TYPE_BYTES = 8, 4
 # Magic, version, how many tensors, how many keys.
