@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rwkv_edge.apps.inspection.checkpoint import bytes_in, describe_checkpoint
+from rwkv_edge.apps.inspection.checkpoint import describe_checkpoint
 from rwkv_edge.apps.inspection.gguf_model import describe_gguf
 from rwkv_edge.apps.inspection.other_files import describe_other
 from rwkv_edge.apps.inspection.saved_state import describe_state, state_metadata
@@ -42,5 +42,6 @@ def describe_weights(path: Path) -> FileInfo:
         return describe_checkpoint(path)
     except UnsupportedModelError as error:
         # Whole, as far as it was looked at, but of no use.
+        n_bytes = 0 if path.is_dir() else path.stat().st_size
         problem = str(error).removeprefix(f"{path}: ")
-        return FileInfo(path, "model of another kind", "none", bytes_in(path), problem=problem)
+        return FileInfo(path, "model of another kind", "none", n_bytes, problem=problem)

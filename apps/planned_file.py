@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwkv_edge.apps.inspection.models import memory_in_numba
 from rwkv_edge.apps.inspection.schema import TypeTotal, totals
 from rwkv_edge.hyperparameters import Hyperparameters
 
@@ -32,9 +33,9 @@ class PlannedFile:
     """A file that a conversion would write; the fields are the keys of its JSON.
 
     n_bytes: the exact size of the file. replaces: a file of this name is there already. free_bytes:
-    on its disk now; fits: whether `convert` would begin. memory: to run it in the numba engine.
-    tokenizer: its kind; vocabulary: where it comes from. notes: sentences for the user. types: the
-    tensors added up by what they are stored in.
+    on its disk now; fits: whether `convert` would begin. memory: to run it in the numba engine,
+    None where that cannot. tokenizer: its kind; vocabulary: where it comes from. notes: sentences
+    for the user. types: the tensors added up by what they are stored in.
     """
 
     format: int
@@ -50,7 +51,7 @@ class PlannedFile:
     tokenizer: str
     vocabulary: str
     notes: tuple[str, ...]
-    memory: "MemoryEstimate"
+    memory: "MemoryEstimate | None"
     types: tuple[TypeTotal, ...]
     tensors: tuple[PlannedTensorInfo, ...]
 
@@ -59,7 +60,6 @@ def describe_plan(plan: "ConversionPlan", destination: Path) -> PlannedFile:
     """Nothing is written; raises OSError where the disk cannot be asked for its free space."""
     from rwkv_edge.converters.convert import SPARE_BYTES
     from rwkv_edge.converters.plan import provenance
-    from rwkv_edge.runtime.footprint import estimate_memory
 
     hp = plan.hyperparameters
     tensors = tuple(
@@ -88,7 +88,7 @@ def describe_plan(plan: "ConversionPlan", destination: Path) -> PlannedFile:
         tokenizer=words.kind,
         vocabulary=words.origin,
         notes=plan.notes,
-        memory=estimate_memory(hp, {t.spec.name: t.quant for t in plan.tensors}),
+        memory=memory_in_numba(hp, {t.spec.name: t.quant for t in plan.tensors}),
         types=totals((tensor.dtype, tensor.n_bytes) for tensor in tensors),
         tensors=tensors,
     )

@@ -8,10 +8,12 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rwkv_edge.apps.console import human_bytes
 from rwkv_edge.apps.failures import FAILED, report
+from rwkv_edge.apps.inspection.models import memory_in_numba
+from rwkv_edge.apps.inspection.words import memory_in_words
 from rwkv_edge.arch import Role, architecture_of
 from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.errors import InputError, RwkvEdgeError
@@ -33,28 +35,20 @@ EXAMPLE_VERSION = "7"
 def support_tables() -> str:
     """All tables, with a blank line between them; Markdown."""
     parts = (containers(), versions(), weight_types(), conversions())
-    return "\n".join(part for part in parts if part)
+    return "\n".join(parts)
 
 
 def containers() -> str:
     """The kinds of files that weights are read from, and whose names their tensors may have."""
-    from rwkv_edge import converters
-    from rwkv_edge.converters import checkpoints, model_source
+    from rwkv_edge.converters.checkpoints import CONTAINERS
+    from rwkv_edge.converters.names import NAMINGS
 
-    # It is what brings in whichever of the two there are; one that is not there holds nothing.
-    assert model_source is not None
-    registered: Sequence[Any] = getattr(checkpoints, "CONTAINERS", ())
-    namings: Sequence[Any] = getattr(getattr(converters, "names", None), "NAMINGS", ())
-    if not registered:
-        return ""
     text = table(
-        ("Files that weights are read from", "Recognised by"),
-        ([container.title, container.recognised_by] for container in registered),
+        ("Weights are read from", "Recognised by"),
+        ([container.title, container.recognised_by] for container in CONTAINERS),
     )
-    if namings:
-        titles = ", ".join(naming.title for naming in namings)
-        text += f"\nTheir tensors may have RWKV-LM's names, or those of {titles}.\n"
-    return text
+    titles = ", ".join(naming.title for naming in NAMINGS)
+    return f"{text}\nTheir tensors may have RWKV-LM's names, or those of: {titles}.\n"
 
 
 def versions() -> str:
@@ -93,17 +87,15 @@ def conversions() -> str:
     """Each weight type that a conversion can be asked for, and what becomes of a model in it."""
     from rwkv_edge.converters.plan import padded_bytes, planned_tensors
     from rwkv_edge.converters.weight_types import FILE_TYPES
-    from rwkv_edge.runtime.footprint import estimate_memory
 
     hp = example(EXAMPLE_VERSION)
     rows: list[tuple[int, list[str]]] = []
     for weight_type in FILE_TYPES:
         tensors = planned_tensors(hp, weight_type)
         n_bytes = padded_bytes(tensors)
-        memory = estimate_memory(hp, {t.spec.name: t.quant for t in tensors})
-        size = human_bytes(n_bytes)
-        cells = [f"`{weight_type}`", matrices_in(tensors), size, human_bytes(memory.resident)]
-        rows.append((n_bytes, cells))
+        memory = memory_in_numba(hp, {t.spec.name: t.quant for t in tensors})
+        sizes = (human_bytes(n_bytes), memory_in_words(memory))
+        rows.append((n_bytes, [f"`{weight_type}`", matrices_in(tensors), *sizes]))
     rows.sort(key=lambda row: row[0], reverse=True)
     headings = (
         "`convert --type`",

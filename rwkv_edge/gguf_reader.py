@@ -152,8 +152,8 @@ class _Cursor:
 class GgufFile:
     """An open GGUF: `metadata` by key, `tensors` by name. Close it, or use it as a context.
 
-    types: those of the values in `metadata`, by key. any_type: list tensors of weight types that this
-    package does not read in `unread`, rather than refuse the file.
+    types: those of the values in `metadata`, by key. any_type: tensors of weight types that this
+    package does not read are listed in `unread`, rather than the file refused.
 
     Raises FormatError for a damaged file, UnsupportedModelError for such a weight type, OSError if
     the file cannot be opened.

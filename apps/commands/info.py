@@ -9,7 +9,12 @@ import typer
 from rwkv_edge.apps import console, options
 from rwkv_edge.apps.file_info import describe_file
 from rwkv_edge.apps.inspection.schema import EngineInfo, FileInfo, TokenizerInfo
-from rwkv_edge.apps.inspection.words import memory_facts, shape_facts, write_types
+from rwkv_edge.apps.inspection.words import (
+    memory_facts,
+    memory_in_words,
+    shape_facts,
+    write_types,
+)
 
 
 def info(
@@ -44,8 +49,7 @@ def show(found: FileInfo, list_tensors: bool) -> None:
     facts |= found.details
     if found.tensors:
         facts["parameters"] = f"{found.n_parameters:,} in {len(found.tensors):,} tensors"
-    if found.memory is not None:
-        facts |= memory_facts(found.memory)
+    facts |= memory_facts(found.memory)
     facts |= engine_facts(found.engines)
     if found.problem is not None:
         facts["problem"] = found.problem
@@ -75,7 +79,7 @@ def show_targets(found: FileInfo) -> None:
                 target.weight_type,
                 f"{target.n_bytes:,}",
                 console.human_bytes(target.n_bytes),
-                console.human_bytes(target.memory.resident),
+                memory_in_words(target.memory),
             )
             for target in found.targets
         ],

@@ -60,44 +60,53 @@ def describe_rest(path: Path, error: RwkvEdgeError) -> FileInfo:
     """Weights that are no model that can be converted, which `error` says; raises it for others."""
     from rwkv_edge.converters.arch.versions import version_of
     from rwkv_edge.converters.checkpoints import open_checkpoint
+    from rwkv_edge.converters.model_source import open_model_checkpoint
 
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_model_checkpoint(path)
     except FormatError:
-        raise error from None
+        try:
+            # Names that a naming knows, and shapes that it does not.
+            checkpoint = open_checkpoint(path)
+        except FormatError:
+            raise error from None
     with checkpoint:
         facts = listed(path, checkpoint)
         shapes = checkpoint.shapes()
     adapter = describe_adapter(facts)
     if adapter is not None:
         return adapter
-    problem = str(error).removeprefix(f"{path}: ")
+    facts = replace(facts, problem=str(error).removeprefix(f"{path}: "))
     if any(RWKV_NAME.match(name) for name in shapes) and "emb.weight" not in shapes:
         advice = (
             "if it is what a training changed, merge it into the model that was trained: "
             f"rwkv-edge convert MODEL --adapter {shlex.quote(str(path))}"
         )
-        return replace(facts, kind="part of a checkpoint", problem=problem, advice=advice)
+        return replace(facts, kind="part of a checkpoint", advice=advice)
     try:
-        return replace(facts, version=version_of(shapes), problem=problem)
+        return replace(facts, version=version_of(shapes))
     except UnsupportedModelError:
-        return replace(facts, kind="weights of another kind of model", problem=problem)
+        # One that is damaged can be of any kind.
+        is_foreign = isinstance(error, UnsupportedModelError)
+        return replace(facts, kind="weights of another kind of model") if is_foreign else facts
 
 
 def listed(path: Path, checkpoint: "Checkpoint") -> FileInfo:
     """What can be said of any weights."""
-    stored_as = getattr(checkpoint, "stored_as", checkpoint.dtype)
+    directory = checkpoint.directory
     tensors = tuple(
-        tensor_of(name, stored_as(name), shape) for name, shape in checkpoint.shapes().items()
+        tensor_of(name, checkpoint.stored_as(name), shape)
+        for name, shape in checkpoint.shapes().items()
     )
     return FileInfo(
         path=path,
         kind="checkpoint",
         use="none",
-        n_bytes=bytes_in(path),
-        container=container_title(path),
+        n_bytes=sum(file.stat().st_size for file in directory.files),
+        container=container_title(directory.container),
         n_parameters=n_parameters(tensors),
         types=totals((tensor.dtype, tensor.n_bytes) for tensor in tensors),
+        details={"names": directory.naming} if directory.naming else {},
         tensors=tensors,
     )
 
@@ -112,20 +121,8 @@ def tensor_of(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
     return TensorInfo(name, dtype, shape, n_bytes)
 
 
-def bytes_in(path: Path) -> int:
-    """The size of a file, or of all files that lie in a folder."""
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(entry.stat().st_size for entry in path.iterdir() if entry.is_file())
+def container_title(name: str) -> str | None:
+    """What people call a kind of file."""
+    from rwkv_edge.converters.checkpoints import CONTAINERS
 
-
-def container_title(path: Path) -> str:
-    """What people call a file of this kind, by its content."""
-    from rwkv_edge.converters import checkpoints
-    from rwkv_edge.converters.checkpoints.pth import ZIP_MAGIC
-
-    container_of = getattr(checkpoints, "container_of", None)
-    if container_of is not None:
-        return str(container_of(path).title)
-    with open(path, "rb") as file:
-        return ".pth of torch.save" if file.read(len(ZIP_MAGIC)) == ZIP_MAGIC else ".safetensors"
+    return next((container.title for container in CONTAINERS if container.name == name), None)

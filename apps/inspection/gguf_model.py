@@ -6,7 +6,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from rwkv_edge.apps.inspection.models import engines_for, missing_for_tokenizer, targets_of
+from rwkv_edge.apps.inspection.models import (
+    engines_for,
+    memory_in_numba,
+    missing_for_tokenizer,
+    targets_of,
+)
 from rwkv_edge.apps.inspection.schema import (
     FileInfo,
     TargetInfo,
@@ -75,8 +80,6 @@ def describe_gguf(path: Path) -> FileInfo:
 
 def runnable(facts: FileInfo) -> FileInfo:
     """What it takes to run a GGUF whose weight types are all known. Raises FormatError."""
-    from rwkv_edge.runtime.footprint import estimate_memory
-
     with closing(ModelFile(facts.path)) as model:
         hp = model.hyperparameters
         specs = model.architecture.tensors(hp)
@@ -91,7 +94,7 @@ def runnable(facts: FileInfo) -> FileInfo:
         facts,
         use="run" if problem is None else "none",
         engines=engines,
-        memory=estimate_memory(hp, formats),
+        memory=memory_in_numba(hp, formats),
         targets=targets,
         problem=None if problem is None else f"its tokenizer cannot be used: {problem}",
         advice=f"talk with it: {command}" if problem is None else None,

@@ -1,6 +1,6 @@
 """What it takes to run a model, whatever file it is in: engines, memory, what it converts to."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rwkv_edge.apps.inspection.schema import (
@@ -15,6 +15,7 @@ from rwkv_edge.quant import QuantFormat
 
 if TYPE_CHECKING:
     from rwkv_edge.converters.model_source import ModelSource
+    from rwkv_edge.runtime.footprint import MemoryEstimate
 
 # The module and the extra that an engine or a tokenizer needs beside the base install.
 ENGINE_PACKAGES = {"llama": ("llama_cpp", "llama")}
@@ -46,6 +47,18 @@ def missing_for_tokenizer(kind: str) -> str | None:
     return None if command is None else f"it takes a package that is not here: {command}"
 
 
+def memory_in_numba(
+    hyperparameters: Hyperparameters, formats: Mapping[str, type[QuantFormat]]
+) -> "MemoryEstimate | None":
+    """What it takes to run a model there; None where that cannot be. formats: of all tensors."""
+    from rwkv_edge.runtime.backends.obstacles import OBSTACLES
+    from rwkv_edge.runtime.footprint import estimate_memory
+
+    if OBSTACLES["numba"](hyperparameters, set(formats.values())) is not None:
+        return None
+    return estimate_memory(hyperparameters, formats)
+
+
 def targets_of(model: "ModelSource") -> tuple[TokenizerInfo, tuple[TargetInfo, ...]]:
     """The tokenizer that a conversion would embed, and every weight type that it could write."""
     from rwkv_edge.converters.gguf_file import header_bytes
@@ -68,7 +81,6 @@ def targets(hyperparameters: Hyperparameters, n_header: int | None) -> Iterator[
     """Every weight type; n_header: bytes of the header, None where it is not known."""
     from rwkv_edge.converters.plan import padded_bytes, planned_tensors
     from rwkv_edge.converters.weight_types import FILE_TYPES
-    from rwkv_edge.runtime.footprint import estimate_memory
 
     for weight_type in FILE_TYPES:
         tensors = planned_tensors(hyperparameters, weight_type)
@@ -76,5 +88,5 @@ def targets(hyperparameters: Hyperparameters, n_header: int | None) -> Iterator[
             weight_type=weight_type,
             n_bytes=padded_bytes(tensors) + (n_header or 0),
             is_exact=n_header is not None,
-            memory=estimate_memory(hyperparameters, {t.spec.name: t.quant for t in tensors}),
+            memory=memory_in_numba(hyperparameters, {t.spec.name: t.quant for t in tensors}),
         )

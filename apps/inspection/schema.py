@@ -74,13 +74,13 @@ class TargetInfo:
     """A weight type that the file can be converted to, with the size of the GGUF.
 
     is_exact: to the byte; else the tokenizer is not counted, because it is not there. memory: to
-    run it in the numba engine.
+    run it in the numba engine, None where that cannot.
     """
 
     weight_type: str
     n_bytes: int
     is_exact: bool
-    memory: "MemoryEstimate"
+    memory: "MemoryEstimate | None"
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class FileInfo:
     """What a file is and holds. What does not apply is None or empty.
 
     kind: for people, such as "checkpoint" or "LoRA adapter". container: what it is packed in, as
-    people call it. n_bytes: of the file, or of all in
-    the folder. version: of RWKV. types: of the tensors. engines: which can run the model, once it
-    is converted if it is no GGUF. memory: to run a GGUF in the numba engine. targets: what it can
-    be converted to. problem: why it can be neither run nor converted, in one sentence. advice: what
+    people call it. n_bytes: of the file, or of the files of weights in a folder. version: of RWKV.
+    types: of the tensors. engines: which can run the model, once it is converted if it is no GGUF.
+    memory: to run a GGUF in the numba engine, None where that cannot. targets: what it can be
+    converted to. problem: why it can be neither run nor converted, in one sentence. advice: what
     to do with it. details: further facts, by name.
     """
 

@@ -26,9 +26,11 @@ def shape_facts(hp: Hyperparameters) -> dict[str, str]:
     return facts | {"vocabulary": f"{hp.n_vocab:,} ids"}
 
 
-def memory_facts(memory: "MemoryEstimate") -> dict[str, str]:
-    """What it takes to run a model, and of what that is made."""
+def memory_facts(memory: "MemoryEstimate | None") -> dict[str, str]:
+    """What it takes to run a model, and of what that is made; nothing for None."""
     size = console.human_bytes
+    if memory is None:
+        return {}
     facts = {
         "memory": f"{size(memory.resident)} to run it: weights {size(memory.weights)}, "
         f"a state {size(memory.state)},",
@@ -45,3 +47,8 @@ def write_types(types: Sequence[TypeTotal]) -> None:
         ("type", "tensors", "size"),
         [(t.dtype, f"{t.n_tensors:,}", console.human_bytes(t.n_bytes)) for t in types],
     )
+
+
+def memory_in_words(memory: "MemoryEstimate | None") -> str:
+    """The sum alone."""
+    return "-" if memory is None else console.human_bytes(memory.resident)

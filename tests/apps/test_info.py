@@ -24,6 +24,7 @@ from rwkv_edge.converters.synthetic import (
 from rwkv_edge.converters.weight_types import FILE_TYPES
 from rwkv_edge.quant import QUANT_FORMATS
 from rwkv_edge.runtime.footprint import MemoryEstimate
+from tests.converters.foreign_names import fla_7, write_tiny
 
 from .conftest import Run
 
@@ -285,9 +286,59 @@ def test_weights_of_another_model_are_listed(run: Run, tmp_path: Path) -> None:
     found = described(run, weights(tmp_path / "a.safetensors", {"a.weight": (3, 4)}))
     assert (found["kind"], found["use"]) == ("weights of another kind of model", "none")
     assert found["hyperparameters"] is None
-    assert "not named as RWKV" in found["problem"]
+    assert "not named as in any RWKV" in found["problem"]
     (tensor,) = found["tensors"]
     assert (tensor["shape"], tensor["n_bytes"]) == ([3, 4], 48)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_hugging_face_folder_is_described(run: Run, tmp_path: Path, sharded: bool) -> None:
+    own = write_tiny(tmp_path / "m.pth", "7")
+    tensors = fla_7(own)
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "rwkv7"}))
+    if sharded:
+        names = list(tensors)
+        weight_map = {}
+        for number, part in enumerate((names[:9], names[9:]), 1):
+            save_file(
+                {name: tensors[name] for name in part}, folder / f"model-{number}.safetensors"
+            )
+            weight_map |= dict.fromkeys(part, f"model-{number}.safetensors")
+        index = json.dumps({"weight_map": weight_map})
+        (folder / "model.safetensors.index.json").write_text(index)
+    else:
+        save_file(tensors, folder / "model.safetensors")
+    found = described(run, folder)
+    assert (found["kind"], found["use"], found["version"]) == ("checkpoint", "convert", "7")
+    assert found["container"] == "a Hugging Face folder"
+    assert "flash-linear-attention" in found["details"]["names"]
+    parts = folder.glob("*.safetensors")
+    assert found["n_bytes"] == sum(path.stat().st_size for path in parts)
+    assert found["advice"] == f"convert it: rwkv-edge convert '{folder}'"
+    convert(folder, tmp_path / "m.gguf", "Q8_0")
+    (size,) = (t["n_bytes"] for t in found["targets"] if t["weight_type"] == "Q8_0")
+    assert size == (tmp_path / "m.gguf").stat().st_size
+    # Parts by themselves are sent to the folder.
+    for path in folder.glob("*.json"):
+        assert "name the folder" in described(run, path)["advice"]
+
+
+def test_a_folder_without_a_model_is_one_line(run: Run, tmp_path: Path) -> None:
+    assert run("info", tmp_path).failed_with(f"{tmp_path}: ")
+
+
+def test_a_gguf_of_plain_numbers_says_what_it_converts_to(
+    run: Run, tmp_path: Path, other_pth: Path
+) -> None:
+    plain, small = tmp_path / "plain.gguf", tmp_path / "small.gguf"
+    convert(other_pth, plain, "F16")
+    convert(plain, small, "Q4_0")
+    sizes = {t["weight_type"]: t["n_bytes"] for t in described(run, plain)["targets"]}
+    assert list(sizes) == list(FILE_TYPES)
+    assert sizes["Q4_0"] == small.stat().st_size
+    assert described(run, small)["targets"] == []
 
 
 def test_an_incomplete_checkpoint_says_what_is_missing(run: Run, tmp_path: Path) -> None:

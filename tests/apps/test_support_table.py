@@ -70,9 +70,14 @@ def test_a_file_without_the_markers_is_left_alone(tmp_path: Path, text: str) -> 
 
 
 def test_what_leaves_a_registry_leaves_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(arch.CHECKPOINT_READERS, "5.1")
-    monkeypatch.delitem(row_encoder.ENCODERS, QUANT_FORMATS["Q4_0"])
-    monkeypatch.delitem(obstacles.OBSTACLES, "reference")
+    for module, name, key in (
+        (arch, "CHECKPOINT_READERS", "5.1"),
+        (row_encoder, "ENCODERS", QUANT_FORMATS["Q4_0"]),
+        (obstacles, "OBSTACLES", "reference"),
+    ):
+        # Copies, because what is put back would come last.
+        rest = {k: value for k, value in getattr(module, name).items() if k != key}
+        monkeypatch.setattr(module, name, rest)
     found = rows(support_tables())
     assert not [row for row in found if row[0] == "5.1"]
     assert ["RWKV version", "GGUF architecture", "numba", "llama"] in found
@@ -83,12 +88,13 @@ def test_what_leaves_a_registry_leaves_the_table(monkeypatch: pytest.MonkeyPatch
 
 def test_a_new_container_has_a_row_without_a_change_here(monkeypatch: pytest.MonkeyPatch) -> None:
     new = SimpleNamespace(title="a clay tablet", recognised_by="its weight")
-    monkeypatch.setattr(checkpoints, "CONTAINERS", (new,), raising=False)
+    monkeypatch.setattr(checkpoints, "CONTAINERS", (*checkpoints.CONTAINERS, new))
     assert ["a clay tablet", "its weight"] in rows(support_tables())
 
 
 def test_an_engine_that_cannot_is_said_in_both_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(obstacles.OBSTACLES, "abacus", lambda hp, formats: "too few beads")
+    more = {**obstacles.OBSTACLES, "abacus": lambda hp, formats: "too few beads"}
+    monkeypatch.setattr(obstacles, "OBSTACLES", more)
     found = rows(support_tables())
     assert ["7", "rwkv7", "yes", "yes", "yes", "no"] in found
     assert ["F32", "32", "yes", "yes", "yes", "no", "yes"] in found

@@ -101,7 +101,9 @@ def test_a_process_has_about_the_memory_that_was_estimated(tmp_path: Path) -> No
     for weight_type in ("Q4_0", "F32"):
         path = tmp_path / f"{weight_type}.gguf"
         convert(tmp_path / "m.pth", path, weight_type)
-        measured = measure_memory(Task(path, "numba", 1)).steady
+        # Twice, because what compiles the kernels keeps some of the compiler's memory.
+        for _ in range(2):
+            measured = measure_memory(Task(path, "numba", 1)).steady
         if measured is None:
             pytest.skip("this system does not say how much memory a process has")
         resident[weight_type], estimates[weight_type] = measured, estimate_of(path)
