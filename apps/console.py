@@ -60,8 +60,17 @@ def plain(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def write_table(headings: Sequence[str], rows: Sequence[Sequence[str]], n_left: int = 1) -> None:
-    """A table on stdout; the first `n_left` columns to the left, numbers to the right."""
+def write_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    n_left: int = 1,
+    *,
+    last_left: bool = False,
+) -> None:
+    """A table on stdout; the first `n_left` columns to the left, numbers to the right.
+
+    last_left: the last column is text again.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -69,7 +78,8 @@ def write_table(headings: Sequence[str], rows: Sequence[Sequence[str]], n_left: 
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="left" if i < n_left else "right", no_wrap=i > 0)
+        is_text = i < n_left or (last_left and i == len(headings) - 1)
+        table.add_column(Text(heading), justify="left" if is_text else "right", no_wrap=i > 0)
     for row in rows:
         # As Text, because brackets in a name would be read as markup.
         table.add_row(*(Text(one_line(cell)) for cell in row))

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,12 +80,9 @@ def convert(
     """
     began = time.perf_counter()
     source, destination = Path(source), Path(destination)
-    require_weight_type(weight_type)
     if threads is not None and threads < 1:
         raise InputError(f"threads {threads}: wanted at least 1")
-    with open_model_source(source, adapters) as model:
-        require_other_file(destination, model.files, files_of(adapters))
-        plan = plan_conversion(model, weight_type, tokenizer)
+    with planned(source, destination, weight_type, tokenizer=tokenizer, adapters=adapters) as plan:
         require_space(destination, plan.n_bytes + SPARE_BYTES)
         try:
             with atomic_write(destination) as file:
@@ -113,6 +110,25 @@ def convert(
         vocabulary=words.origin,
         notes=plan.notes,
     )
+
+
+@contextmanager
+def planned(
+    source: Path,
+    destination: Path,
+    weight_type: str,
+    *,
+    tokenizer: str | Path | None = None,
+    adapters: Sequence[Adapter | TunedState] = (),
+) -> Iterator[ConversionPlan]:
+    """What `convert` will do with the same arguments; the checkpoint is open until the block ends.
+
+    Nothing is written. Raises RwkvEdgeError.
+    """
+    require_weight_type(weight_type)
+    with open_model_source(source, adapters) as model:
+        require_other_file(destination, model.files, files_of(adapters))
+        yield plan_conversion(model, weight_type, tokenizer)
 
 
 class _Reporter:

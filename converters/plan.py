@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_edge.arch import Role, architecture_of
-from rwkv_edge.converters.gguf_file import GgufHeader, PlannedTensor
+from rwkv_edge.converters.arch import AsStored, Source
+from rwkv_edge.converters.gguf_file import GgufHeader, PlannedTensor, header_bytes, padded
 from rwkv_edge.converters.model_source import ModelSource
 from rwkv_edge.converters.tokenizers import EmbeddedTokenizer, choose_tokenizer
 from rwkv_edge.converters.weight_types import FILE_TYPES, format_of
@@ -40,6 +41,11 @@ class ConversionPlan:
         """Bytes of all tensors, padding and header not counted."""
         return sum(tensor.n_bytes for tensor in self.tensors)
 
+    @property
+    def file_bytes(self) -> int:
+        """The size of the file, exactly."""
+        return header_bytes(self.header) + padded_bytes(self.tensors)
+
 
 def plan_conversion(
     model: ModelSource, weight_type: str, tokenizer: str | Path | None = None
@@ -53,9 +59,7 @@ def plan_conversion(
     own = model.keys.tokenizer(hp.n_vocab) if model.keys and tokenizer is None else None
     words = own or choose_tokenizer(model.files[0], hp.n_vocab, tokenizer)
     architecture = architecture_of(hp.version)
-    tensors = [
-        PlannedTensor(spec, format_of(spec, weight_type)) for spec in architecture.tensors(hp)
-    ]
+    tensors = planned_tensors(hp, weight_type)
     # A tuned state that the user gives takes the place of one in the GGUF.
     carried = (
         {k: v for k, v in model.keys.general.items() if k not in model.own_keys}
@@ -74,6 +78,33 @@ def plan_conversion(
     )
     notes = (*model.notes, *notes_on(tensors, weight_type, words, hp))
     return ConversionPlan(model, header, notes)
+
+
+def planned_tensors(hyperparameters: Hyperparameters, weight_type: str) -> list[PlannedTensor]:
+    """Every tensor of a model's file in this weight type, in file order."""
+    specs = architecture_of(hyperparameters.version).tensors(hyperparameters)
+    return [PlannedTensor(spec, format_of(spec, weight_type)) for spec in specs]
+
+
+def padded_bytes(tensors: list[PlannedTensor]) -> int:
+    """What tensors take in a file behind its header."""
+    return sum(padded(tensor.n_bytes) for tensor in tensors)
+
+
+def provenance(source: Source) -> str:
+    """Where a tensor comes from, for people: what is done, and the names of what it is done to."""
+    if isinstance(source, AsStored):
+        return source.key
+    parts: list[str] = []
+    # Those of every source: they are frozen dataclasses, or have none.
+    for value in vars(source).values():
+        if isinstance(value, Source):
+            parts.append(provenance(value))
+        elif isinstance(value, str | int):
+            parts.append(str(value))
+        elif isinstance(value, tuple) and value and all(isinstance(item, str) for item in value):
+            parts += value
+    return f"{type(source).__name__}({', '.join(parts)})"
 
 
 def require_weight_type(weight_type: str) -> None:

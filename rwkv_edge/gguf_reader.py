@@ -60,6 +60,19 @@ class GgufTensor:
         return self.quant_format.decode(self.raw, self.shape[-1]).reshape(self.shape)
 
 
+@dataclass(frozen=True)
+class UnreadTensor:
+    """One tensor of a weight type that this package does not read: what can be said of it.
+
+    type_name: ggml's; n_bytes: of its data, as ggml stores that type.
+    """
+
+    name: str
+    shape: Shape
+    type_name: str
+    n_bytes: int
+
+
 class _Cursor:
     """Walks the header; a read past the end raises FormatError instead of allocating."""
 
@@ -139,14 +152,16 @@ class _Cursor:
 class GgufFile:
     """An open GGUF: `metadata` by key, `tensors` by name. Close it, or use it as a context.
 
-    types: those of the values in `metadata`, by key.
+    types: those of the values in `metadata`, by key. any_type: tensors of weight types that this
+    package does not read are listed in `unread`, rather than the file refused.
 
-    Raises FormatError for a damaged file, UnsupportedModelError for a weight type that this
-    package does not read, OSError if the file cannot be opened.
+    Raises FormatError for a damaged file, UnsupportedModelError for such a weight type, OSError if
+    the file cannot be opened.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, any_type: bool = False) -> None:
         self.path = Path(path)
+        self._any_type = any_type
         require_no_pipe(self.path)
         with open(self.path, "rb") as file:
             magic = file.read(len(MAGIC))
@@ -156,6 +171,7 @@ class GgufFile:
         self.metadata: dict[str, object] = {}
         self.types: dict[str, ValueTypes] = {}
         self.tensors: dict[str, GgufTensor] = {}
+        self.unread: dict[str, UnreadTensor] = {}
         try:
             self._read_header(_Cursor(self._map, self.path))
         except BaseException:
@@ -206,14 +222,19 @@ class GgufFile:
                 raise cursor.fail(f"it holds the tensor {shown(name)} twice")
             seen.add(name)
             tensor_format = quant_format_of(ggml_type)
-            if tensor_format is None:
+            type_name = ggml_type_name(ggml_type)
+            if tensor_format is None and not self._any_type:
                 raise UnsupportedModelError(
-                    f"{self.path}: {shown(name)} is stored as {ggml_type_name(ggml_type)}, which "
+                    f"{self.path}: {shown(name)} is stored as {type_name}, which "
                     "this version does not read; convert the original checkpoint with "
                     "rwkv-edge convert"
                 )
             try:
-                row_bytes = tensor_format.row_bytes(shape[-1])
+                row_bytes = (
+                    tensor_format.row_bytes(shape[-1])
+                    if tensor_format is not None
+                    else ggml_row_bytes(ggml_type, shape[-1])
+                )
             except FormatError as error:
                 raise cursor.fail(f"{shown(name)}: {error}") from None
             n_rows = math.prod(shape[:-1])
@@ -223,9 +244,12 @@ class GgufFile:
             if n_rows * row_bytes > len(self._map) - start:
                 raise cursor.fail(
                     f"{shown(name)} holds {max(0, len(self._map) - start):,} bytes; "
-                    f"{tensor_format.__name__} {list(shape)} needs {n_rows * row_bytes:,}"
+                    f"{type_name} {list(shape)} needs {n_rows * row_bytes:,}"
                 )
             end_of_previous = offset + n_rows * row_bytes
+            if tensor_format is None:
+                self.unread[name] = UnreadTensor(name, shape, type_name, n_rows * row_bytes)
+                continue
             raw = np.frombuffer(self._map, np.uint8, n_rows * row_bytes, start)
             yield GgufTensor(name, shape, tensor_format, raw.reshape(n_rows, row_bytes))
 
@@ -283,6 +307,21 @@ def not_gguf(magic: bytes) -> str:
     if magic == MAGIC[::-1]:
         return "this GGUF is big-endian, which no laptop reads; convert it again"
     return "this is not a GGUF file; rwkv-edge convert makes one from a .pth checkpoint"
+
+
+def ggml_row_bytes(ggml_type: int, n_columns: int) -> int:
+    """Bytes of a row of a weight type that only ggml knows, 0 for one that it does not know either.
+
+    Raises FormatError if the row is not whole blocks.
+    """
+    try:
+        kind = gguf.GGMLQuantizationType(ggml_type)
+    except ValueError:
+        return 0
+    block_len, block_bytes = gguf.GGML_QUANT_SIZES.get(kind, (1, 0))
+    if n_columns % block_len:
+        raise FormatError(f"{kind.name} needs rows of a multiple of {block_len}, not {n_columns}")
+    return int(n_columns // block_len * block_bytes)
 
 
 def ggml_type_name(ggml_type: int) -> str:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rwkv_edge.errors import FormatError, RwkvEdgeError, UnsupportedModelError
-from rwkv_edge.gguf_reader import GgufFile
+from rwkv_edge.gguf_reader import GgufFile, UnreadTensor
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.quant import QUANT_FORMATS
 
@@ -23,6 +23,7 @@ UINT8, UINT32, STRING, ARRAY = 0, 4, 8, 9
 F32, Q8_0 = 0, 8
 # A row of every format: whole super-blocks.
 N_COLUMNS = 256
+READ_TYPES = {quant.ggml_type for quant in QUANT_FORMATS.values()}
 # What opening a small forged file may allocate: Python's own objects and the message.
 SMALL_BYTES = 200_000
 
@@ -493,3 +494,33 @@ def test_a_refused_file_is_unmapped_at_once(path: Path) -> None:
     # Kept, as a log or a debugger would: its traceback holds the frames.
     errors.append(caught.value)
     assert not re.search(re.escape(path.name), maps.read_text())
+
+
+@pytest.mark.parametrize("kind", [t for t in gguf.GGMLQuantizationType if t not in READ_TYPES])
+def test_types_that_are_not_read_are_listed_on_demand_with_ggmls_size(
+    tmp_path: Path, kind: gguf.GGMLQuantizationType
+) -> None:
+    path = tmp_path / "m.gguf"
+    block_len, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    data = bytes(3 * 2 * block_bytes)
+    shape = [2 * block_len, 3]
+    path.write_bytes(with_data(header([], [info("t", shape, kind)]), data))
+    with pytest.raises(UnsupportedModelError):
+        GgufFile(path)
+    with GgufFile(path, any_type=True) as file:
+        assert file.tensors == {}
+        assert file.unread == {"t": UnreadTensor("t", (3, 2 * block_len), kind.name, len(data))}
+    for content, match in (
+        (with_data(header([], [info("t", shape, kind)]), data[:-1]), kind.name),
+        (with_data(header([], [info("t", shape, kind, 16)]), data * 2), "misaligned"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=match):
+            GgufFile(path, any_type=True)
+
+
+def test_a_type_that_ggml_does_not_know_is_listed_without_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(with_data(header([], [info("t", [32, 3], 4000)]), bytes(100)))
+    with GgufFile(path, any_type=True) as file:
+        assert file.unread["t"] == UnreadTensor("t", (3, 32), "type 4000", 0)

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from rwkv_edge.apps import console
+from rwkv_edge.apps.inspection.words import memory_facts, shape_facts, write_types
 from rwkv_edge.apps.options import Json
+from rwkv_edge.apps.planned_file import PlannedFile, describe_plan
 from rwkv_edge.errors import InputError
 
 
@@ -79,6 +81,12 @@ def convert(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; by default all, but at most 8.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be written, and write nothing.")
+    ] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="With --plan: list every tensor and its source.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a checkpoint into a small GGUF file.
@@ -88,15 +96,23 @@ def convert(
     flags = {"Q4_0": q4, "Q8_0": q8, "F16": f16, "BF16": bf16, "F32": f32}
     weight_type = chosen_type([name for name, is_set in flags.items() if is_set], type_name)
     destination = output or default_output(checkpoint, weight_type)
+    if tensors and not plan:
+        raise typer.BadParameter("--tensors goes with --plan")
 
     from rwkv_edge.converters.adapters import TunedState, choose_adapters
     from rwkv_edge.converters.convert import convert as convert_checkpoint
+    from rwkv_edge.converters.convert import planned
 
     chosen = choose_adapters(
         adapters or (), alphas or (), pissa_inits or (), ignore_orphans=ignore_orphans
     )
     tuned = [] if state is None else [TunedState(state)]
-
+    if plan:
+        with planned(
+            checkpoint, destination, weight_type, tokenizer=tokenizer, adapters=[*chosen, *tuned]
+        ) as found:
+            show_plan(describe_plan(found, destination), tensors, as_json)
+        return
     with console.progress(f"writing {destination.name}", "bytes") as progress:
         summary = convert_checkpoint(
             checkpoint,
@@ -118,6 +134,37 @@ def convert(
     print(f"tokenizer: {summary.tokenizer}{origin_of(summary.tokenizer, summary.vocabulary)}")
     for line in summary.notes:
         print(f"note: {line}")
+
+
+def show_plan(planned: PlannedFile, list_tensors: bool, as_json: bool) -> None:
+    """What would be written, for a person or a program."""
+    if as_json:
+        console.write_json(planned)
+        return
+    words = planned.tokenizer + origin_of(planned.tokenizer, planned.vocabulary)
+    size, free = console.human_bytes(planned.n_bytes), console.human_bytes(planned.free_bytes)
+    facts = {
+        "would write": f"{planned.path}{', in place of the one there' if planned.replaces else ''}",
+        "size": f"{planned.n_bytes:,} bytes ({size})",
+        "disk": f"{free} free{'' if planned.fits else ', which is not enough'}",
+        "from": str(planned.source),
+    }
+    facts |= shape_facts(planned.hyperparameters)
+    facts |= {"weight type": planned.weight_type, "tokenizer": words}
+    facts |= memory_facts(planned.memory)
+    console.write_facts(facts)
+    for line in planned.notes:
+        print(f"note: {line}")
+    write_types(planned.types)
+    if list_tensors:
+        console.write_table(
+            ("tensor", "type", "shape", "bytes", "source"),
+            [
+                (t.name, t.dtype, " x ".join(map(str, t.shape)), f"{t.n_bytes:,}", t.source)
+                for t in planned.tensors
+            ],
+            last_left=True,
+        )
 
 
 def origin_of(kind: str, origin: str) -> str:

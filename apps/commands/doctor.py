@@ -48,8 +48,8 @@ def compile_kernels(threads: int | None) -> None:
     from rwkv_edge.arch import ARCHITECTURES
     from rwkv_edge.builtin import checkpoint_path
     from rwkv_edge.converters.convert import convert
-    from rwkv_edge.converters.gguf_file import FILE_TYPES
     from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+    from rwkv_edge.converters.weight_types import FILE_TYPES
     from rwkv_edge.runtime.bandwidth import read_bandwidth
 
     with (

@@ -1,23 +1,32 @@
 """`rwkv-edge info`."""
 
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rwkv_edge.apps import console, options
-from rwkv_edge.apps.file_info import FileInfo, describe_file
+from rwkv_edge.apps.file_info import describe_file
+from rwkv_edge.apps.inspection.schema import EngineInfo, FileInfo, TokenizerInfo
+from rwkv_edge.apps.inspection.words import (
+    memory_facts,
+    memory_in_words,
+    shape_facts,
+    write_types,
+)
 
 
 def info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint, GGUF or state file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Any file of a model, or a folder with one.")
+    ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a file is and holds.
+    """Say what a file is, and what it takes to run.
 
-    A checkpoint, a GGUF or a state; the weights themselves are not read.
+    A checkpoint, a GGUF, an adapter, a state, a tokenizer: weights are not read.
     """
     found = describe_file(file)
     if as_json:
@@ -28,25 +37,29 @@ def info(
 
 def show(found: FileInfo, list_tensors: bool) -> None:
     """For a person."""
-    facts = {"file": f"{found.path} ({console.human_bytes(found.n_bytes)})", "kind": found.kind}
+    container = found.container or ""
+    kind = found.kind if container in found.kind else f"{found.kind} ({container})"
+    facts = {"file": f"{found.path} ({console.human_bytes(found.n_bytes)})", "kind": kind}
     if found.hyperparameters is not None:
-        hp = dataclasses.asdict(found.hyperparameters)
-        facts["model"] = f"RWKV-{hp.pop('version')}"
-        facts |= {name: f"{value:,}" for name, value in hp.items()}
-        facts["n_head"] = f"{found.hyperparameters.n_head:,}"
+        facts |= shape_facts(found.hyperparameters)
+    elif found.version is not None:
+        facts["model"] = f"RWKV-{found.version}"
+    if found.tokenizer is not None:
+        facts["tokenizer"] = tokenizer_in_words(found.tokenizer)
     facts |= found.details
-    facts["parameters"] = f"{found.n_parameters:,} in {len(found.tensors)} tensors"
+    if found.tensors:
+        facts["parameters"] = f"{found.n_parameters:,} in {len(found.tensors):,} tensors"
+    facts |= memory_facts(found.memory)
+    facts |= engine_facts(found.engines)
+    if found.problem is not None:
+        facts["problem"] = found.problem
+    if found.advice is not None:
+        facts["next"] = found.advice
     console.write_facts(facts)
-    by_type: dict[str, list[int]] = {}
-    for tensor in found.tensors:
-        by_type.setdefault(tensor.dtype, []).append(tensor.n_bytes)
-    console.write_table(
-        ("type", "tensors", "size"),
-        [
-            (name, str(len(sizes)), console.human_bytes(sum(sizes)))
-            for name, sizes in by_type.items()
-        ],
-    )
+    if found.types:
+        write_types(found.types)
+    if found.targets:
+        show_targets(found)
     if list_tensors:
         console.write_table(
             ("tensor", "type", "shape", "bytes"),
@@ -55,3 +68,47 @@ def show(found: FileInfo, list_tensors: bool) -> None:
                 for t in found.tensors
             ],
         )
+
+
+def show_targets(found: FileInfo) -> None:
+    """What the file can be converted to."""
+    console.write_table(
+        ("converted to", "bytes", "size", "memory to run it"),
+        [
+            (
+                target.weight_type,
+                f"{target.n_bytes:,}",
+                console.human_bytes(target.n_bytes),
+                memory_in_words(target.memory),
+            )
+            for target in found.targets
+        ],
+    )
+    if not all(target.is_exact for target in found.targets):
+        print("Sizes are without the tokenizer, which is not there.")
+
+
+def tokenizer_in_words(tokenizer: TokenizerInfo) -> str:
+    """Which it is, where it comes from, and what is wrong with it."""
+    if tokenizer.kind is None:
+        of_other = "" if tokenizer.llama_cpp is None else f" ({tokenizer.llama_cpp})"
+        return f"none that can be used{of_other}: {tokenizer.problem}"
+    words = tokenizer.kind
+    if tokenizer.origin not in (None, tokenizer.kind):
+        words += f", from {tokenizer.origin}"
+    if tokenizer.llama_cpp is not None:
+        words += f" (for llama.cpp: {tokenizer.llama_cpp})"
+    return words if tokenizer.problem is None else f"{words}; {tokenizer.problem}"
+
+
+def engine_facts(engines: Sequence[EngineInfo]) -> dict[str, str]:
+    """Which engines run the model, and what is in the way of the others."""
+    running = [
+        engine.name if engine.missing is None else f"{engine.name} (after {engine.missing})"
+        for engine in engines
+        if engine.problem is None
+    ]
+    facts = {"engines": ", ".join(running) or "none"} if engines else {}
+    return facts | {
+        f"not {engine.name}": engine.problem for engine in engines if engine.problem is not None
+    }

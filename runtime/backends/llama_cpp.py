@@ -17,7 +17,8 @@ from rwkv_edge.backend import Float32Array, Int32Array, StateArrays
 from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.backends.llama_context import BATCH_TOKENS, LlamaContext, LlamaState, Part
-from rwkv_edge.runtime.backends.llama_state import WKV_AXES, LlamaStateFormat
+from rwkv_edge.runtime.backends.llama_state import LlamaStateFormat
+from rwkv_edge.runtime.backends.obstacles import of_llama
 from rwkv_edge.runtime.simd.cpu import physical_cores
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,9 @@ class LlamaCppBackend:
     def __init__(self, model: ModelFile, threads: int | None = None) -> None:
         self.hyperparameters = model.hyperparameters
         # Its states have a known layout in every version that llama.cpp runs.
-        if model.hyperparameters.version not in WKV_AXES:
-            raise UnsupportedModelError(
-                f"{model.path}: llama.cpp has no RWKV-{model.hyperparameters.version}; "
-                "use --backend numba"
-            )
+        obstacle = of_llama(model.hyperparameters, ())
+        if obstacle is not None:
+            raise UnsupportedModelError(f"{model.path}: {obstacle}")
         self._library = library = import_llama_cpp()
         self._path = model.path
         self._n_threads = threads or physical_cores()

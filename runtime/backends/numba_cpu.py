@@ -11,6 +11,7 @@ from rwkv_edge.backend import Float32Array, Int32Array, StateArrays
 from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.arch import COMPILED
+from rwkv_edge.runtime.backends.obstacles import of_numba
 from rwkv_edge.runtime.batch import Batch
 from rwkv_edge.runtime.simd.cpu import physical_cores
 from rwkv_edge.runtime.team import shared_team
@@ -18,8 +19,6 @@ from rwkv_edge.runtime.team import shared_team
 # Tokens that go through the model together in GPT mode: enough that decoding a weight is nothing
 # beside multiplying with it, few enough that a layer's activations stay in the L2 cache.
 BLOCK_TOKENS = 128
-# The channels, and those of a head, are whole vectors.
-CHANNEL_UNIT = 16
 
 # Weights that a thread must have to itself before its share outweighs six meetings in each layer.
 BYTES_PER_THREAD = 4 << 20
@@ -49,12 +48,9 @@ class NumbaBackend:
 
     def __init__(self, model: ModelFile, threads: int | None = None) -> None:
         self.hyperparameters = hp = model.hyperparameters
-        for what, n_channels in (("width", hp.n_embd), ("head size", hp.head_size)):
-            if n_channels % CHANNEL_UNIT:
-                raise UnsupportedModelError(
-                    f"{model.path}: {what} {n_channels} is not a multiple of {CHANNEL_UNIT}, "
-                    "which the numba backend needs; use --backend reference"
-                )
+        obstacle = of_numba(hp, ())
+        if obstacle is not None:
+            raise UnsupportedModelError(f"{model.path}: {obstacle}")
         self._architecture = architecture_of(hp.version)
         self._compiled = COMPILED[hp.version]
         self._state_shapes = self._architecture.state_shapes(hp)

@@ -81,13 +81,13 @@ def test_info_says_which_tokenizer_and_template_a_model_has(run: Run, tmp_path: 
     (tmp_path / "tokenizer.json").write_text(neox_json())
     converted = run("convert", tmp_path / "m.pth")
     assert f"\ntokenizer: huggingface, from {tmp_path / 'tokenizer.json'}\n" in converted.out
-    details = json.loads(run("info", tmp_path / "m-q4.gguf", "--json").out)["details"]
-    assert details["tokenizer"] == "huggingface (for llama.cpp: gpt2)"
-    assert "chat template" not in details
+    found = json.loads(run("info", tmp_path / "m-q4.gguf", "--json").out)
+    assert (found["tokenizer"]["kind"], found["tokenizer"]["llama_cpp"]) == ("huggingface", "gpt2")
+    assert "chat template" not in found["details"]
     write_synthetic(tmp_path / "world.pth", synthetic_hyperparameters(1, 64))
     assert "tokenizer: world, from pyrwkv_tokenizer\n" in run("convert", tmp_path / "world.pth").out
-    details = json.loads(run("info", tmp_path / "world-q4.gguf", "--json").out)["details"]
-    assert (details["tokenizer"], details["chat template"]) == ("world", "world")
+    found = json.loads(run("info", tmp_path / "world-q4.gguf", "--json").out)
+    assert (found["tokenizer"]["kind"], found["details"]["chat template"]) == ("world", "world")
 
 
 def test_a_tokenizer_that_does_not_fit_is_one_line(run: Run, checkpoint: Path) -> None:

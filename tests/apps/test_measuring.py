@@ -1,4 +1,4 @@
-"""`compare`, `perplexity`, `info`, `doctor` and `demo`."""
+"""`compare`, `perplexity`, `doctor` and `demo`."""
 
 import importlib.util
 import io
@@ -108,50 +108,6 @@ def test_perplexity_of_an_empty_file_is_one_line(run: Run, gguf: Path, tmp_path:
     empty = tmp_path / "empty.txt"
     empty.touch()
     assert run("perplexity", gguf, empty).failed_with(f"{empty}: there is no text")
-
-
-def test_info_describes_a_gguf(run: Run, gguf: Path) -> None:
-    found = json.loads(run("info", gguf, "--json").out)
-    assert found["kind"] == "GGUF model"
-    assert found["n_bytes"] == gguf.stat().st_size
-    with Model.load(gguf, "reference") as model:
-        assert found["hyperparameters"]["n_embd"] == model.hyperparameters.n_embd
-        assert found["n_parameters"] == model.info.n_parameters
-    assert {tensor["dtype"] for tensor in found["tensors"]} == {"Q8_0", "F16", "F32"}
-    shown = run("info", gguf, "--tensors").out
-    assert "RWKV-7" in shown
-    assert "blk.0.time_mix_key.weight" in shown
-
-
-def test_info_describes_a_checkpoint(run: Run, pth: Path) -> None:
-    found = json.loads(run("info", pth, "--json").out)
-    assert found["kind"] == "checkpoint"
-    assert found["hyperparameters"]["version"] == "7"
-    names = {tensor["name"] for tensor in found["tensors"]}
-    assert {"emb.weight", "blocks.0.att.r_k", "head.weight"} <= names
-    assert "RWKV-7" in run("info", pth).out
-
-
-def test_info_describes_safetensors(run: Run, tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    from safetensors.numpy import save_file
-
-    save_file({"a.weight": numpy.zeros((3, 4), "float32")}, tmp_path / "a.safetensors")
-    found = json.loads(run("info", tmp_path / "a.safetensors", "--json").out)
-    assert found["kind"] == "checkpoint"
-    assert found["hyperparameters"] is None
-    assert "not named as RWKV" in found["details"]["cannot be converted"]
-    (tensor,) = found["tensors"]
-    assert (tensor["shape"], tensor["n_bytes"]) == ([3, 4], 48)
-
-
-def test_info_describes_a_state(run: Run, gguf: Path, tmp_path: Path) -> None:
-    state = tmp_path / "a.state"
-    run("generate", gguf, "a", "-n", 1, "--save-state", state)
-    found = json.loads(run("info", state, "--json").out)
-    assert found["kind"] == "state of a conversation"
-    assert found["details"]["version"] == "7"
-    assert {tensor["name"] for tensor in found["tensors"]} == {"att_x", "wkv", "ffn_x"}
 
 
 def test_doctor_says_what_decides_speed(run: Run) -> None:

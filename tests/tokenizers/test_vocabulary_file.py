@@ -1,10 +1,14 @@
 """Vocabulary files: World's own, small ones, and what is none."""
 
+import ast
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.tokenizers import vocabulary_file
@@ -89,6 +93,28 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         read_vocabulary(path)
     with pytest.raises(FormatError, match="cannot be read"):
         read_vocabulary(tmp_path)
+
+
+@given(text=st.text(st.characters(), min_size=1, max_size=6), quote=st.sampled_from("'\""))
+@example(text="a' 'b", quote="'")
+@example(text="\\x41", quote="'")
+@example(text="\ud800", quote="'")
+@example(text="\u2028", quote="'")
+def test_lines_mean_what_pythons_own_parser_makes_of_them(text: str, quote: str) -> None:
+    literal = f"{quote}{text}{quote}"
+    wanted: object = None
+    with contextlib.suppress(ValueError, SyntaxError):
+        wanted = ast.literal_eval(literal)
+    encoded = b""
+    if isinstance(wanted, str):
+        with contextlib.suppress(UnicodeEncodeError):
+            encoded = wanted.encode()
+    line = f"7 {literal} {len(encoded)}"
+    if encoded:
+        assert parse_line(line) == (7, encoded)
+    else:
+        with pytest.raises(ValueError, match=r"."):
+            parse_line(line)
 
 
 def test_literals_are_never_run() -> None:

@@ -1,0 +1,94 @@
+"""What a conversion would write, for `rwkv-edge convert --plan`."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwkv_edge.apps.inspection.models import memory_in_numba
+from rwkv_edge.apps.inspection.schema import TypeTotal, totals
+from rwkv_edge.hyperparameters import Hyperparameters
+
+if TYPE_CHECKING:
+    from rwkv_edge.converters.plan import ConversionPlan
+    from rwkv_edge.runtime.footprint import MemoryEstimate
+
+# Raised when a key of the JSON changes its meaning; new keys do not change it.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PlannedTensorInfo:
+    """One tensor of the file to come. source: what it is made of in the checkpoint."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that a conversion would write; the fields are the keys of its JSON.
+
+    n_bytes: the exact size of the file. replaces: a file of this name is there already. free_bytes:
+    on its disk now; fits: whether `convert` would begin. memory: to run it in the numba engine,
+    None where that cannot. tokenizer: its kind; vocabulary: where it comes from. notes: sentences
+    for the user. types: the tensors added up by what they are stored in.
+    """
+
+    format: int
+    source: Path
+    path: Path
+    replaces: bool
+    n_bytes: int
+    free_bytes: int
+    fits: bool
+    version: str
+    hyperparameters: Hyperparameters
+    weight_type: str
+    tokenizer: str
+    vocabulary: str
+    notes: tuple[str, ...]
+    memory: "MemoryEstimate | None"
+    types: tuple[TypeTotal, ...]
+    tensors: tuple[PlannedTensorInfo, ...]
+
+
+def describe_plan(plan: "ConversionPlan", destination: Path) -> PlannedFile:
+    """Nothing is written; raises OSError where the disk cannot be asked for its free space."""
+    from rwkv_edge.converters.convert import SPARE_BYTES
+    from rwkv_edge.converters.plan import provenance
+
+    hp = plan.hyperparameters
+    tensors = tuple(
+        PlannedTensorInfo(
+            name=tensor.spec.name,
+            dtype=tensor.quant.__name__,
+            shape=tensor.spec.shape,
+            n_bytes=tensor.n_bytes,
+            source=provenance(plan.model.sources[tensor.spec.name]),
+        )
+        for tensor in plan.tensors
+    )
+    free = shutil.disk_usage(destination.parent).free
+    words = plan.header.tokenizer
+    return PlannedFile(
+        format=FORMAT,
+        source=plan.model.path,
+        path=destination,
+        replaces=destination.exists(),
+        n_bytes=plan.file_bytes,
+        free_bytes=free,
+        fits=plan.n_bytes + SPARE_BYTES <= free,
+        version=hp.version,
+        hyperparameters=hp,
+        weight_type=plan.header.weight_type,
+        tokenizer=words.kind,
+        vocabulary=words.origin,
+        notes=plan.notes,
+        memory=memory_in_numba(hp, {t.spec.name: t.quant for t in plan.tensors}),
+        types=totals((tensor.dtype, tensor.n_bytes) for tensor in tensors),
+        tensors=tensors,
+    )
