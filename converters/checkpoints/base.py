@@ -72,15 +72,19 @@ def is_size(value: object) -> bool:
 
 def plain(text: str) -> str:
     """A name out of a file, for a message: one line, short, nothing that moves the cursor."""
-    shown = text if text.isprintable() else ascii(text)[1:-1]
+    # Its beginning will do: the whole may be millions of characters.
+    start = text[: MAX_NAME_LENGTH + 1]
+    shown = start if start.isprintable() else ascii(start)[1:-1]
     return shown if len(shown) <= MAX_NAME_LENGTH else shown[:MAX_NAME_LENGTH] + "..."
 
 
 def require_plain_name(path: Path, name: object) -> str:
     """A tensor's name, which messages and the output will repeat; raises FormatError."""
-    if not isinstance(name, str) or not name or plain(name) != name:
+    if not isinstance(name, str):
+        raise FormatError(f"{path}: names a tensor by a {type(name).__name__}, not by a text")
+    if not name or plain(name) != name:
         raise FormatError(
-            f"{path}: names a tensor {plain(str(name))!r}, which is no name that a model uses"
+            f"{path}: names a tensor {plain(name)!r}, which is no name that a model uses"
         )
     return name
 
