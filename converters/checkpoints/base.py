@@ -18,6 +18,8 @@ Shape = tuple[int, ...]
 MAX_DIMENSIONS = 8
 # What can be a size or an offset in a file.
 MAX_SIZE = 1 << 62
+# Of all dimensions but those of zero: numpy refuses a shape whose product needs more than 64 bits.
+MAX_ELEMENTS = 1 << 48
 MAX_NAME_LENGTH = 200
 Elements = npt.NDArray[Any]
 
@@ -109,6 +111,12 @@ class Checkpoint:
 
     def __init__(self, path: Path, tensors: dict[str, StoredTensor]) -> None:
         """Open `path`, whose directory says `tensors`."""
+        for name, tensor in tensors.items():
+            if prod(max(n, 1) for n in tensor.shape) > MAX_ELEMENTS:
+                raise FormatError(
+                    f"{path}: {name} is {list(tensor.shape)}, larger than any tensor; "
+                    "the file is damaged"
+                )
         self.path = path
         self._tensors = tensors
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
@@ -182,9 +190,15 @@ class Checkpoint:
         """One tensor as stored, gathered from its strides."""
         self.require_readable(name)
         tensor = self._tensors[name]
+        if 0 in tensor.shape:
+            return np.empty(tensor.shape, ELEMENT_DTYPES[tensor.dtype])
         elements = np.empty(tensor.span, ELEMENT_DTYPES[tensor.dtype])
         self._read_into(tensor.offset, elements.view(np.uint8), name)
-        strides = tuple(stride * elements.itemsize for stride in tensor.strides)
+        # Where there is nothing to step to, a stride may be any number, even one past 64 bits.
+        strides = tuple(
+            stride * elements.itemsize if n > 1 else 0
+            for n, stride in zip(tensor.shape, tensor.strides, strict=True)
+        )
         view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
         return np.ascontiguousarray(view).reshape(tensor.shape)
 

@@ -331,5 +331,5 @@ def test_a_tensor_that_no_text_names_is_refused(forge_pth: Forge, key: bytes) ->
     """Python refuses to write a number of more than 4,300 digits, with an error of its own."""
     entry = pickled_entry("", "float32", (4,), "0", 4).removeprefix(text(""))
     path = forge_pth(b"\x80\x02}(" + key + entry + b"u.", {"0": FOUR.tobytes()})
-    with pytest.raises(FormatError, match="names a tensor by a|a number past"):
+    with pytest.raises(FormatError, match=r"names a tensor by a|a number past"):
         open_checkpoint(path)
