@@ -25,6 +25,13 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 16
+# What becomes of a header in memory may take several times its size: a text of one emoji among
+# letters five times, a list of short texts six times. With World a header takes 1.4 MB; the largest
+# RWKV has 2,000 tensors.
+MAX_HEADER_BYTES = 20 << 20
+MAX_TEXTS = 1 << 20
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 15
 # Metadata arrays nest in theory; no writer does so, and an attack would recurse.
 SCALARS = {
     gguf.GGUFValueType.UINT8: "B",
@@ -80,6 +87,7 @@ class _Cursor:
         self.buffer = buffer
         self.path = path
         self.position = 0
+        self._n_texts = 0
 
     def fail(self, problem: str) -> FormatError:
         return FormatError(f"{self.path}: {problem}; download or convert it again")
@@ -90,6 +98,8 @@ class _Cursor:
         if n_bytes > len(self.buffer) - start:
             raise self.fail(f"the file ends inside its header, at byte {len(self.buffer):,}")
         self.position = start + n_bytes
+        if self.position > MAX_HEADER_BYTES:
+            raise self.fail(f"its header is larger than any model's, {MAX_HEADER_BYTES:,} bytes")
         return start
 
     def number(self, code: str) -> int:
@@ -102,19 +112,30 @@ class _Cursor:
         start = self.take(n_bytes)
         return self.buffer[start : start + n_bytes]
 
-    def count(self, what: str, smallest_bytes: int) -> int:
+    def count(self, what: str, smallest_bytes: int, most: int = MAX_HEADER_BYTES) -> int:
         """A count of items that each take at least `smallest_bytes` of what is left."""
         n_items = self.number("Q")
         if n_items * smallest_bytes > len(self.buffer) - self.position:
             raise self.fail(f"it announces {n_items:,} {what}, more than fit in the file")
+        if n_items > most:
+            raise self.fail(f"it announces {n_items:,} {what}; a model has at most {most:,}")
         return n_items
 
     def text(self, what: str) -> str:
-        raw = self.string()
+        n_bytes = self.number("Q")
+        start = self.take(n_bytes)
         try:
-            return raw.decode("utf-8")
+            # Out of the map at once: `bytes` between would be a second copy.
+            with memoryview(self.buffer) as view, view[start : start + n_bytes] as raw:
+                return str(raw, "utf-8")
         except UnicodeDecodeError:
             raise self.fail(f"{what} is not valid UTF-8") from None
+
+    def texts(self) -> list[bytes]:
+        """A list of raw byte strings; those of all lists together are bounded."""
+        n_items = self.count("strings", smallest_bytes=8, most=MAX_TEXTS - self._n_texts)
+        self._n_texts += n_items
+        return [self.string() for _ in range(n_items)]
 
     def value(self) -> object:
         """A metadata value: a number, a bool, a str, a list of raw byte strings, or an array."""
@@ -127,7 +148,7 @@ class _Cursor:
         if item == gguf.GGUFValueType.ARRAY:
             raise self.fail("it nests metadata arrays, which no RWKV model does")
         if item == gguf.GGUFValueType.STRING:
-            return [self.string() for _ in range(self.count("strings", smallest_bytes=8))]
+            return self.texts()
         dtype = np.dtype("<" + SCALARS[item]) if SCALARS[item] != "?" else np.dtype(np.bool_)
         n_items = self.count("array items", dtype.itemsize)
         start = self.take(n_items * dtype.itemsize)
@@ -187,9 +208,9 @@ class GgufFile:
                 raise FormatError(f"{self.path}: {not_gguf(MAGIC[::-1])}")
             raise cursor.fail(f"GGUF version {version} is not one of {VERSIONS}")
         # The least a tensor takes: name length, dimension count, type, offset.
-        n_tensors = cursor.count("tensors", smallest_bytes=24)
+        n_tensors = cursor.count("tensors", smallest_bytes=24, most=MAX_TENSORS)
         # The least a key takes: its length, its type, one byte of value.
-        n_keys = cursor.count("keys", smallest_bytes=13)
+        n_keys = cursor.count("keys", smallest_bytes=13, most=MAX_KEYS)
         self.metadata = dict(self._read_metadata(cursor, n_keys))
         self.tensors = {t.name: t for t in self._read_tensors(cursor, n_tensors)}
 

@@ -15,7 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rwkv_edge.errors import FormatError, RwkvEdgeError, UnsupportedModelError
-from rwkv_edge.gguf_reader import GgufFile, UnreadTensor
+from rwkv_edge.gguf_reader import (
+    MAX_HEADER_BYTES,
+    MAX_KEYS,
+    MAX_TENSORS,
+    MAX_TEXTS,
+    GgufFile,
+    UnreadTensor,
+)
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.quant import QUANT_FORMATS
 
@@ -524,3 +531,65 @@ def test_a_type_that_ggml_does_not_know_is_listed_without_a_size(tmp_path: Path)
     path.write_bytes(with_data(header([], [info("t", [32, 3], 4000)]), bytes(100)))
     with GgufFile(path, any_type=True) as file:
         assert file.unread["t"] == UnreadTensor("t", (3, 32), "type 4000", 0)
+
+
+def many_keys(n: int) -> bytes:
+    return header([key(b"%06d" % i, UINT8, b"\1") for i in range(n)], [])
+
+
+def many_tensors(n: int) -> bytes:
+    infos = [info(b"%06d" % i, [1], offset=32 * i) for i in range(n)]
+    return with_data(header([], infos), bytes(32 * n))
+
+
+def one_list(n: int) -> bytes:
+    array = struct.pack("<IQ", STRING, n) + text(b"ab") * n
+    return header([key("a", ARRAY, array)], [])
+
+
+def many_lists(n: int) -> bytes:
+    """Each by itself is no longer than a vocabulary."""
+    array = struct.pack("<IQ", STRING, n // 8) + text(b"ab") * (n // 8)
+    return header([key(b"%d" % i, ARRAY, array) for i in range(8)], [])
+
+
+@pytest.mark.parametrize(
+    ("make", "most", "match"),
+    [
+        (many_keys, MAX_KEYS, "keys; a model has at most 65,536"),
+        (many_tensors, MAX_TENSORS, "tensors; a model has at most 32,768"),
+        (one_list, MAX_TEXTS, "strings; a model has at most 1,048,576"),
+        (many_lists, MAX_TEXTS, "strings; a model has at most"),
+    ],
+)
+def test_what_is_small_in_a_file_and_large_in_memory_is_bounded(
+    path: Path, make: Callable[[int], bytes], most: int, match: str
+) -> None:
+    """An eighth of what is let through takes an eighth of what it may take, or less."""
+    path.write_bytes(make(most // 8))
+    tracemalloc.start()
+    try:
+        GgufFile(path).close()
+        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size + (64 << 20) // 8
+    finally:
+        tracemalloc.stop()
+    path.write_bytes(make(most + 8))
+    with pytest.raises(FormatError, match=match):
+        GgufFile(path)
+
+
+def test_a_text_that_grows_in_memory_is_bounded(path: Path) -> None:
+    """Python holds four bytes for each letter of a text that has one emoji."""
+    for n_bytes, fits in ((MAX_HEADER_BYTES - 100, True), (MAX_HEADER_BYTES, False)):
+        content = b"a" * (n_bytes - 4) + "🙂".encode()
+        path.write_bytes(header([key("a", STRING, text(content))], []))
+        tracemalloc.start()
+        try:
+            if fits:
+                GgufFile(path).close()
+            else:
+                with pytest.raises(FormatError, match="header is larger than any model's"):
+                    GgufFile(path)
+            assert tracemalloc.get_traced_memory()[1] < 2 * n_bytes + (64 << 20)
+        finally:
+            tracemalloc.stop()

@@ -2,6 +2,7 @@
 
 import threading
 from io import FileIO
+from math import prod
 from pathlib import Path
 from types import TracebackType
 
@@ -41,6 +42,8 @@ __all__ = [
 
 # What can be a size or an offset in a file.
 MAX_SIZE = 1 << 62
+# Of all dimensions but those of zero: numpy refuses a shape whose product needs more than 64 bits.
+MAX_ELEMENTS = 1 << 48
 MAX_NAME_LENGTH = 200
 # Of a checkpoint in many files: systems allow a process few hundred, and each is read in one go.
 MAX_OPEN_FILES = 8
@@ -53,15 +56,19 @@ def is_size(value: object) -> bool:
 
 def plain(text: str) -> str:
     """A name out of a file, for a message: one line, short, nothing that moves the cursor."""
-    shown = text if text.isprintable() else ascii(text)[1:-1]
+    # Its beginning will do: the whole may be millions of characters.
+    start = text[: MAX_NAME_LENGTH + 1]
+    shown = start if start.isprintable() else ascii(start)[1:-1]
     return shown if len(shown) <= MAX_NAME_LENGTH else shown[:MAX_NAME_LENGTH] + "..."
 
 
 def require_plain_name(path: Path, name: object) -> str:
     """A tensor's name, which messages and the output will repeat; raises FormatError."""
-    if not isinstance(name, str) or not name or plain(name) != name:
+    if not isinstance(name, str):
+        raise FormatError(f"{path}: names a tensor by a {type(name).__name__}, not by a text")
+    if not name or plain(name) != name:
         raise FormatError(
-            f"{path}: names a tensor {plain(str(name))!r}, which is no name that a model uses"
+            f"{path}: names a tensor {plain(name)!r}, which is no name that a model uses"
         )
     return name
 
@@ -74,7 +81,13 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, directory: Directory) -> None:
-        """Open what `directory` describes."""
+        """Open what `directory` describes; raises FormatError."""
+        for name, tensor in directory.tensors.items():
+            if prod(max(n, 1) for n in tensor.shape) > MAX_ELEMENTS:
+                raise FormatError(
+                    f"{path}: {name} is {list(tensor.shape)}, larger than any tensor; "
+                    "the file is damaged"
+                )
         self.path = path
         self.directory = directory
         self._tensors = directory.tensors
@@ -177,6 +190,8 @@ class Checkpoint:
     def _stored(self, tensor: StoredTensor, name: str) -> Elements:
         """What lies in one place, gathered from its strides, decoded where it is blocks."""
         blocks = quant_format_named(tensor.dtype)
+        if 0 in tensor.shape:
+            return np.empty(tensor.shape, np.float32 if blocks else ELEMENT_DTYPES[tensor.dtype])
         if blocks is not None:
             raw = np.empty(tensor.n_bytes(tensor.span), np.uint8)
             self._read_into(tensor, raw, name)
@@ -184,7 +199,11 @@ class Checkpoint:
         else:
             elements = np.empty(tensor.span, ELEMENT_DTYPES[tensor.dtype])
             self._read_into(tensor, elements.view(np.uint8), name)
-        strides = tuple(stride * elements.itemsize for stride in tensor.strides)
+        # Where there is nothing to step to, a stride may be any number, even one past 64 bits.
+        strides = tuple(
+            stride * elements.itemsize if n > 1 else 0
+            for n, stride in zip(tensor.shape, tensor.strides, strict=True)
+        )
         view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
         return np.ascontiguousarray(view).reshape(tensor.shape)
 

@@ -14,8 +14,13 @@ from typing import IO, Any, Protocol, cast
 from rwkv_edge.converters.checkpoints.base import MAX_DIMENSIONS, is_size, plain
 from rwkv_edge.errors import FormatError
 
-# The largest published model describes itself in 0.3 MB; one byte can become 70 in memory.
+# The largest published model describes itself in 0.3 MB and 80,000 instructions. Each of those may
+# be a single byte and take 80 in memory.
 MAX_PICKLE_BYTES = 4 << 20
+MAX_INSTRUCTIONS = 1 << 19
+# Keys beside names are small numbers. Multiples of 2^61 - 1 all have one hash, and a dict of them
+# takes time as the square of its size.
+MAX_NUMBER_KEY = 1 << 32
 
 STORAGE_DTYPES = {
     "FloatStorage": "float32",
@@ -107,9 +112,12 @@ def load_value(stream: Stream, tensors: Mapping[str, PickledTensor] | None = Non
     """
     machine = _Machine(tensors or {})
     try:
-        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", stream)):
+        opcodes = pickletools.genops(cast("IO[bytes]", stream))
+        for n_done, (opcode, argument, _) in enumerate(opcodes):
             if opcode.name == "STOP":
                 break
+            if n_done == MAX_INSTRUCTIONS:
+                raise PickleError(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
             machine.step(opcode.name, argument)
         return machine.pop()
     except PickleError:
@@ -177,6 +185,8 @@ class _Machine:
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str | int | float | bool | None):
                 raise PickleError(f"has a dict key that is {describe(key)}")
+            if isinstance(key, int) and abs(key) > MAX_NUMBER_KEY:
+                raise PickleError("has a dict key that is a number past 32 bits")
             target[key] = value
 
     def append(self, values: list[Any]) -> None:
@@ -200,7 +210,10 @@ class _Machine:
             raise PickleError(f"its pickle sets attributes of {describe(self.top())}; refused")
 
     def push_global(self, module: Any, name: Any) -> None:
-        found = Global(str(module), str(name))
+        # What is no str may hold itself, and have a text without end.
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise PickleError("its pickle is damaged (a global that no text names)")
+        found = Global(module, name)
         if (
             str(found) not in _BUILDERS
             and storage_dtype(found) is None

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.errors import MAX_SHOWN, FormatError, UnsupportedModelError, shown
 from rwkv_edge.tokenizers.base import Tokenizer, utf8
 from rwkv_edge.tokenizers.byte_level import N_BYTES, ByteTokenizer
 from rwkv_edge.tokenizers.huggingface import HuggingFaceTokenizer
@@ -73,8 +73,8 @@ def unescape_token(text: str | bytes) -> bytes:
         if digits is not None:
             return bytes.fromhex(digits.decode("ascii"))
         if character is None:
-            shown = stored.decode("utf-8", "replace")
-            raise FormatError(f"token text {shown!r} has a damaged escape at byte {escape.start()}")
+            text = shown(stored[:MAX_SHOWN].decode("utf-8", "replace"))
+            raise FormatError(f"token text {text} has a damaged escape at byte {escape.start()}")
         return CONTROL.get(character, character)
 
     return ESCAPE.sub(meaning, stored)
@@ -98,12 +98,14 @@ def kind_in_gguf(metadata: Mapping[str, object]) -> str:
         raise FormatError(f"key {MODEL_KEY} is missing, so the model has no tokenizer")
     if model != "rwkv" and HUGGINGFACE_KEY not in metadata and SENTENCEPIECE_KEY not in metadata:
         raise UnsupportedModelError(
-            f"its tokenizer is {model!r}; only 'rwkv' can be used here, and what {HUGGINGFACE_KEY} "
-            "holds"
+            f"its tokenizer is {shown(model)}; only 'rwkv' can be used here, and what "
+            f"{HUGGINGFACE_KEY} holds"
         )
     kind = metadata.get(KIND_KEY, "world" if model == "rwkv" else "huggingface")
     if kind not in KINDS:
-        raise UnsupportedModelError(f"key {KIND_KEY} is {kind!r}; known are {', '.join(KINDS)}")
+        raise UnsupportedModelError(
+            f"key {KIND_KEY} is {shown(kind)}; known are {', '.join(KINDS)}"
+        )
     return str(kind)
 
 

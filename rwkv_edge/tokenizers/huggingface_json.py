@@ -9,7 +9,7 @@ import base64
 import binascii
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,18 @@ from rwkv_edge.tokenizers.charsmap import check_charsmap
 
 Json = dict[str, Any]
 
-# GPT-NeoX's file takes 42 bytes an id, the largest known 130. Bounded before it is parsed, since
-# what JSON becomes in memory may take 20 times its size.
+# GPT-NeoX's file takes 42 bytes an id, the largest known 130.
 BYTES_PER_ID = 256
 SPARE_BYTES = 1 << 20
+# What JSON becomes in memory may take 20 times its size: that much for each value, and more for
+# one that has a name. Bounded before it is parsed; GPT-NeoX's 100,000 texts come to 12 MB.
+VALUE_BYTES = 64
+NAME_BYTES = 110
+MAX_PARSED_BYTES = 40 << 20
+# The library frees a piece of a Unigram letter by letter, each inside the other: one of 200,000
+# ends the process. World's longest has 128.
+MAX_PIECE_CHARS = 1024
+MAX_SHOWN_ID = 1 << 64
 # Normalizers in a sequence in a sequence: 8 are seen.
 MAX_DEPTH = 32
 # How many times longer replacing may make a text: each is a chance to fill the memory.
@@ -56,6 +64,8 @@ def parse_tokenizer_json(text: str, n_vocab: int) -> Json:
             f"its tokenizer.json holds {len(text):,} characters; at most {limit:,} are read for a "
             f"model of {n_vocab:,} ids"
         )
+    if parsed_bytes(text) > MAX_PARSED_BYTES + 2 * len(text):
+        raise FormatError("its tokenizer.json holds more values than any tokenizer of its size")
     try:
         content = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -67,6 +77,12 @@ def parse_tokenizer_json(text: str, n_vocab: int) -> Json:
     check_added_tokens(content, n_vocab)
     check_normalizers(content)
     return content
+
+
+def parsed_bytes(text: str) -> int:
+    """About what the values of a JSON text take in memory; signs within texts count, too."""
+    n_values = sum(map(text.count, "[{,"))
+    return n_values * VALUE_BYTES + text.count(":") * NAME_BYTES
 
 
 def refuse_constant(name: str) -> None:
@@ -110,6 +126,7 @@ def check_model(model: Json, n_vocab: int) -> None:
         if not isinstance(vocabulary, dict):
             raise FormatError("its tokenizer.json has no vocabulary")
         check_ids(vocabulary, n_vocab)
+        check_lengths(vocabulary)
         check_merges(model.get("merges"), vocabulary)
         return
     if not isinstance(vocabulary, list) or not vocabulary:
@@ -123,6 +140,17 @@ def check_model(model: Json, n_vocab: int) -> None:
         raise FormatError(f"id {token} in its tokenizer.json is not a text with a number")
     if len({entry[0] for entry in vocabulary}) < len(vocabulary):
         raise FormatError("its tokenizer.json holds a text twice")
+    check_lengths(entry[0] for entry in vocabulary)
+
+
+def check_lengths(pieces: Iterable[str]) -> None:
+    """Raise FormatError for a piece that is longer than any tokenizer's."""
+    longest = max(map(len, pieces), default=0)
+    if longest > MAX_PIECE_CHARS:
+        raise FormatError(
+            f"its tokenizer.json holds a piece of {longest:,} characters; at most "
+            f"{MAX_PIECE_CHARS:,} are read"
+        )
 
 
 def check_ids(vocabulary: Json, n_vocab: int) -> None:
@@ -139,8 +167,10 @@ def check_ids(vocabulary: Json, n_vocab: int) -> None:
 
 def too_many(largest: int, n_vocab: int) -> FormatError:
     """The error for a tokenizer of a larger model."""
+    # A number may have thousands of digits.
+    found = f"{largest:,}" if largest < MAX_SHOWN_ID else "numbers past 64 bits"
     return FormatError(
-        f"its tokenizer.json has ids up to {largest:,}; the model has embeddings for {n_vocab:,} "
+        f"its tokenizer.json has ids up to {found}; the model has embeddings for {n_vocab:,} "
         "ids; it belongs to another model"
     )
 
@@ -170,6 +200,7 @@ def check_added_tokens(content: Json, n_vocab: int) -> None:
                     raise too_many(token, n_vocab)
                 continue
         raise FormatError("its tokenizer.json holds an added token without text or id")
+    check_lengths(entry["content"] for entry in added)
 
 
 def components(part: object) -> Iterator[Json]:

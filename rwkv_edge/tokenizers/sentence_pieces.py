@@ -40,19 +40,10 @@ class SentencePieceTokenizer(PieceTokenizer):
                 f"{n_vocab:,} ids; it belongs to another model"
             )
         byte_ids: dict[int, int] = {}
-        texts = []
-        for token in range(n_ids):
-            piece = self.piece(token)
-            if self.processor.is_byte(token):
-                byte = int(piece[BYTE_DIGITS], 16)
-                byte_ids[byte] = token
-                texts.append(bytes([byte]))
-            elif self.processor.is_unknown(token):
-                texts.append(str(self.processor.decode([token])).encode("utf-8"))
-            elif self.processor.is_control(token):
-                texts.append(b"")
-            else:
-                texts.append(piece.replace(SPACE_MARK, " ").encode("utf-8"))
+        try:
+            texts = [self._text(token, byte_ids) for token in range(n_ids)]
+        except UnicodeDecodeError:
+            raise FormatError("its sentencepiece model holds a piece that is no UTF-8") from None
         end = int(self.processor.eos_id())
         super().__init__(
             texts + [b""] * (n_vocab - n_ids),
@@ -61,6 +52,19 @@ class SentencePieceTokenizer(PieceTokenizer):
             drops_first_space=self.settings.adds_space,
             unknown=int(self.processor.unk_id()),
         )
+
+    def _text(self, token: int, byte_ids: dict[int, int]) -> bytes:
+        """The text of one id; that of a byte goes into byte_ids. Raises UnicodeDecodeError."""
+        piece = self.piece(token)
+        if self.processor.is_byte(token):
+            byte = int(piece[BYTE_DIGITS], 16)
+            byte_ids[byte] = token
+            return bytes([byte])
+        if self.processor.is_unknown(token):
+            return str(self.processor.decode([token])).encode("utf-8")
+        if self.processor.is_control(token):
+            return b""
+        return piece.replace(SPACE_MARK, " ").encode("utf-8")
 
     def encode_beginning(self, text: str | bytes) -> list[int]:
         """As `encode`, but the spaces at the text's end stay: more comes. Raises InputError."""

@@ -5,8 +5,10 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
+from rwkv_edge.gguf_reader import require_no_pipe
 from rwkv_edge.tokenizers.base import Tokenizer
 from rwkv_edge.tokenizers.byte_level import N_BYTES, ByteTokenizer
 from rwkv_edge.tokenizers.world import WorldTokenizer
@@ -17,7 +19,11 @@ WORLD_PACKAGES = ("pyrwkv_tokenizer", "rwkv")
 WORLD_N_TOKENS = 65529
 # The longest World token is 128 bytes.
 MAX_TOKEN_BYTES = 1024
-MAX_VOCABULARY_BYTES = 64 << 20
+# The largest tokenizer of an RWKV model has 2.1 MB. Texts may take five times their file in memory.
+MAX_VOCABULARY_BYTES = 16 << 20
+# World has 65,529, the largest known tokenizer 262,144; each takes 120 bytes beside its text.
+MAX_TOKENS = 1 << 19
+MAX_LINE_CHARS = 8 * MAX_TOKEN_BYTES
 
 # `<id> <literal> <bytes>`; the literal may hold spaces and, in a bad file, anything.
 LINE = re.compile(r"(\d{1,9}) (b?(?:'.*'|\".*\")) (\d{1,9})", re.DOTALL)
@@ -93,20 +99,31 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
     Ids count up by one, from 1 (id 0 then ends a document) or from 0. Raises FormatError.
     """
+    require_no_pipe(path)
     try:
         if path.stat().st_size > MAX_VOCABULARY_BYTES:
             raise FormatError(f"{path}: is larger than any vocabulary ({MAX_VOCABULARY_BYTES} B)")
         # Only \n ends a line here: tokens hold other characters that Unicode counts as line ends.
         with open(path, encoding="utf-8", newline="\n") as file:
-            lines = [line.rstrip("\r\n") for line in file]
+            tokens, first_id = read_lines(path, file)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not a vocabulary: not UTF-8 text") from error
+    if not tokens:
+        raise FormatError(f"{path}: holds no tokens")
+    is_bytes = tokens == byte_vocabulary().tokens and first_id == 0
+    return Vocabulary("bytes" if is_bytes else "world", tokens, first_id, str(path))
+
+
+def read_lines(path: Path, file: TextIO) -> tuple[list[bytes], int]:
+    """The tokens in the order of their ids, and the first id; a line at a time."""
     tokens: list[bytes] = []
     known: set[bytes] = set()
     first_id = 1
-    for number, line in enumerate(lines, 1):
+    # A line without end is cut off before it fills the memory, and then is none.
+    for number, whole in enumerate(iter(lambda: file.readline(MAX_LINE_CHARS + 1), ""), 1):
+        line = whole.rstrip("\r\n")
         if not line:
             continue
         try:
@@ -118,14 +135,13 @@ def read_vocabulary(path: Path) -> Vocabulary:
                 raise ValueError(f"id {token_id}, wanted {wanted}: ids count up without gaps")
             if token in known:
                 raise ValueError("repeats the token of an earlier line")
+            if len(tokens) == MAX_TOKENS:
+                raise ValueError(f"no vocabulary has more than {MAX_TOKENS:,} tokens")
         except ValueError as error:
             raise FormatError(f"{path}: line {number}: {error}") from error
         known.add(token)
         tokens.append(token)
-    if not tokens:
-        raise FormatError(f"{path}: holds no tokens")
-    is_bytes = tokens == byte_vocabulary().tokens and first_id == 0
-    return Vocabulary("bytes" if is_bytes else "world", tokens, first_id, str(path))
+    return tokens, first_id
 
 
 def parse_line(line: str) -> tuple[int, bytes]:
@@ -136,19 +152,19 @@ def parse_line(line: str) -> tuple[int, bytes]:
         token = plain[2].encode("utf-8")
         if len(token) == int(plain[3]) <= MAX_TOKEN_BYTES:
             return int(plain[1]), token
-    match = LINE.fullmatch(line) if len(line) < 8 * MAX_TOKEN_BYTES else None
+    match = LINE.fullmatch(line) if len(line) < MAX_LINE_CHARS else None
     if match is None:
         raise ValueError("not `<id> <literal> <length>`")
     try:
         literal = ast.literal_eval(match[2])
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"not a Python literal: {match[2][:40]}") from error
+        raise ValueError(f"not a Python literal: {shown(match[2][:40])}") from error
     try:
         token = literal.encode("utf-8") if isinstance(literal, str) else literal
     except UnicodeEncodeError as error:
         raise ValueError("half a surrogate pair") from error
     if not isinstance(token, bytes):
-        raise ValueError(f"not a str or bytes literal: {match[2][:40]}")
+        raise ValueError(f"not a str or bytes literal: {shown(match[2][:40])}")
     if len(token) != int(match[3]):
         raise ValueError(f"the token has {len(token)} bytes, the line says {match[3]}")
     if not 0 < len(token) <= MAX_TOKEN_BYTES:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from rwkv_edge.errors import FormatError, RwkvEdgeError, UnsupportedModelError
 from rwkv_edge.tokenizers import HuggingFaceTokenizer
 from rwkv_edge.tokenizers.huggingface_json import (
     BYTES_PER_ID,
+    MAX_PIECE_CHARS,
     SPARE_BYTES,
     parse_tokenizer_json,
+    parsed_bytes,
     scheme_of,
 )
 
@@ -198,3 +201,54 @@ def test_how_texts_are_spelled_is_read_from_the_decoder() -> None:
     assert read(changed(unigram_json(), decoder=never)) == (False, False)
     older = {"type": "Metaspace", "replacement": "▁", "add_prefix_space": False}
     assert read(changed(unigram_json(), decoder=older)) == (False, False)
+
+
+@pytest.mark.parametrize("item", ["[],", "{},", '{"a":1.5},', '"ab",', "1.5,", "[[]],"])
+def test_values_without_end_are_not_parsed(item: str) -> None:
+    """As much as is let through takes what it may; more is refused before."""
+    for n_items, is_parsed in ((400_000, False), (100_000, True)):
+        text = '{"model":{"vocab":[' + item * n_items + "0]}}"
+        tracemalloc.start()
+        try:
+            with pytest.raises((FormatError, UnsupportedModelError)) as caught:
+                parse_tokenizer_json(text, 1 << 20)
+            allocated = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert allocated < parsed_bytes(text) + 1_000_000
+        assert allocated < 2 * len(text) + (64 << 20)
+        if parsed_bytes(text) > (40 << 20) + 2 * len(text):
+            assert "more values than any tokenizer" in str(caught.value)
+            assert allocated < 1_000_000
+            assert not is_parsed
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "added"])
+def test_a_piece_longer_than_any_is_refused(kind: str) -> None:
+    """The library frees a Unigram letter by letter: 200,000 of them ended the process."""
+    base = {"unigram": unigram_json, "bpe": neox_json, "added": neox_json}[kind]()
+    for length in (MAX_PIECE_CHARS, MAX_PIECE_CHARS + 1, 200_000):
+        content = json.loads(base)
+        piece = "x" * length
+        if kind == "unigram":
+            content["model"]["vocab"].append([piece, -9.0])
+        elif kind == "bpe":
+            content["model"]["vocab"][piece] = N_VOCAB - 1
+        else:
+            last = max(token["id"] for token in content["added_tokens"])
+            content["added_tokens"].append(
+                {**content["added_tokens"][-1], "content": piece, "id": last + 1}
+            )
+        if length == MAX_PIECE_CHARS:
+            parse_tokenizer_json(json.dumps(content), N_VOCAB)
+            continue
+        with pytest.raises(FormatError, match=f"holds a piece of {length:,} characters"):
+            HuggingFaceTokenizer(json.dumps(content), N_VOCAB)
+
+
+def test_an_id_of_thousands_of_digits_is_not_repeated() -> None:
+    content = json.loads(neox_json())
+    content["model"]["vocab"]["x"] = 10**4000
+    with pytest.raises(FormatError, match="ids up to numbers past 64 bits") as caught:
+        parse_tokenizer_json(json.dumps(content), N_VOCAB)
+    assert len(str(caught.value)) < 300

@@ -198,6 +198,15 @@ def test_a_model_cut_anywhere_is_an_error_of_ours() -> None:
             SentencePieceTokenizer(MODEL[:length], N_VOCAB)
 
 
+def test_a_piece_or_a_surface_that_is_no_utf8_is_refused() -> None:
+    """The library gives it to Python, which raises an error of its own."""
+    piece = MODEL.index("▁".encode()) + 1
+    surface = MODEL + b"\x12\x05" + b"\xe2\x02\x02\xff\xfe"
+    for model in (MODEL[:piece] + b"\xc3" + MODEL[piece + 1 :], surface):
+        with pytest.raises(FormatError, match=r"no UTF-8|is refused"):
+            SentencePieceTokenizer(model, N_VOCAB)
+
+
 def test_fields_are_walked_as_protobuf_writes_them() -> None:
     message = b"\x08\x96\x01" + b"\x12\x02hi" + b"\x1d1234" + b"\x2112345678"
     assert list(fields(message)) == [(1, 150), (2, b"hi"), (3, b"1234"), (4, b"12345678")]

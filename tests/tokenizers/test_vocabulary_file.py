@@ -3,7 +3,9 @@
 import ast
 import contextlib
 import importlib.util
+import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.tokenizers import vocabulary_file
 from rwkv_edge.tokenizers.vocabulary_file import (
+    MAX_TOKENS,
+    MAX_VOCABULARY_BYTES,
     WORLD_FILE,
     byte_vocabulary,
     parse_line,
@@ -157,3 +161,53 @@ def test_a_vocabulary_becomes_a_tokenizer_padded_to_the_model(tmp_path: Path) ->
     assert world_vocabulary().tokenizer(65536).encode("\n\n") == [261]
     with pytest.raises(FormatError, match=r"ids up to 6.*6 ids; it belongs to another model"):
         read_vocabulary(tmp_path / "v.txt").tokenizer(6)
+
+
+LONG = MAX_VOCABULARY_BYTES // 8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"1 'a' 1\n" + b"\n" * LONG,
+        b"1 '" + b"a" * LONG + b"' 1\n",
+        b"1 '" + b"a" * LONG + "🙂' 1\n".encode(),
+        b"".join(b"%d '%06d' 6\n" % (i, i) for i in range(1, MAX_TOKENS // 8)),
+    ],
+    ids=["empty lines", "a long line", "a long line of wide letters", "short tokens"],
+)
+def test_what_is_small_in_a_file_does_not_fill_the_memory(tmp_path: Path, content: bytes) -> None:
+    """An eighth of the most that is let through, in an eighth of what it may take."""
+    path = tmp_path / "v.txt"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(FormatError):
+            read_vocabulary(path)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(content) + (64 << 20) // 8
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_vocabulary_of_more_tokens_than_any_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary_file, "MAX_TOKENS", len(SMALL) - 1)
+    with pytest.raises(FormatError, match="line 6: no vocabulary has more than 5 tokens"):
+        read_vocabulary(write(tmp_path / "v.txt", *SMALL))
+
+
+@pytest.mark.parametrize("literal", ["'\x1b[2J' + ''", "'\\N{\x07}'", "'a'\r'b'", "'\u202e' 'x"])
+def test_a_literal_cannot_break_the_line_or_the_terminal(tmp_path: Path, literal: str) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(f"1 {literal}' 1\n".encode())
+    with pytest.raises(FormatError) as caught:
+        read_vocabulary(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in the file system are POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "v.txt")
+    with pytest.raises(FormatError, match="not a regular file"):
+        read_vocabulary(tmp_path / "v.txt")

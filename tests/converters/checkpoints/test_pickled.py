@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkv_edge.converters.checkpoints.pickled import (
+    MAX_INSTRUCTIONS,
     MAX_PICKLE_BYTES,
     PickledTensor,
     PickleError,
@@ -259,3 +261,42 @@ def test_any_damage_is_a_pickle_error_or_harmless(data: st.DataObject) -> None:
 def test_any_bytes_are_a_pickle_error_or_harmless(data: bytes) -> None:
     with contextlib.suppress(PickleError):
         load_tensors(b"\x80\x02" + data)
+
+
+@pytest.mark.parametrize("instruction", [b"}", b"]", b"\x94", b"N", b"("])
+def test_instructions_of_one_byte_do_not_fill_the_memory(instruction: bytes) -> None:
+    """An eighth of the most that are let through, in an eighth of what they may take."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(PickleError):
+            load_tensors(b"\x80\x04}" + instruction * (MAX_INSTRUCTIONS // 8))
+        assert tracemalloc.get_traced_memory()[1] < (64 << 20) // 8
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(PickleError, match="more than 524,288 instructions"):
+        load_tensors(b"\x80\x04}" + instruction * (MAX_INSTRUCTIONS + 1))
+
+
+def test_keys_of_one_hash_do_not_take_the_square_of_their_number() -> None:
+    numbers = [n * ((1 << 61) - 1) for n in range(1, 20_000)]
+    assert len(set(map(hash, numbers))) == 1
+    entries = b"".join(b"\x8a\x0a" + n.to_bytes(10, "little") + b"N" for n in numbers)
+    with pytest.raises(PickleError, match="a number past 32 bits"):
+        load_tensors(b"\x80\x02}(" + entries + b"u.")
+    assert load_tensors(b"\x80\x02}" + integer(7) + text("a") + b"s.") == {7: "a"}
+
+
+NAMED_BY = {
+    "a list in itself": b"]q\x00h\x00a",
+    "a deep list": b"]" * 20_000 + b"a" * 19_999,
+    "pairs of pairs": b")q\x00" + b"h\x00h\x00\x86q\x00" * 60,
+    "None": b"N",
+}
+
+
+@pytest.mark.parametrize("value", NAMED_BY.values(), ids=NAMED_BY)
+def test_a_global_is_named_by_texts_alone(value: bytes) -> None:
+    """The text of a pair of pairs of pairs has 2^60 characters; that of a deep list recurses."""
+    for stack in (value + text("a"), text("a") + value):
+        with pytest.raises(PickleError, match="that no text names"):
+            load_tensors(b"\x80\x04" + stack + b"\x93.")

@@ -315,3 +315,14 @@ def test_torch_reads_what_the_writer_wrote(tmp_path: Path, dtype: str) -> None:
         assert loaded.keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert torch.equal(loaded[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "key", [integer(3), b"\x8b" + struct.pack("<i", 5000) + b"\x7f" * 5000, b"N", b"\x88"]
+)
+def test_a_tensor_that_no_text_names_is_refused(forge_pth: Forge, key: bytes) -> None:
+    """Python refuses to write a number of more than 4,300 digits, with an error of its own."""
+    entry = pickled_entry("", "float32", (4,), "0", 4).removeprefix(text(""))
+    path = forge_pth(b"\x80\x02}(" + key + entry + b"u.", {"0": FOUR.tobytes()})
+    with pytest.raises(FormatError, match=r"names a tensor by a|a number past"):
+        open_checkpoint(path)

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from rwkv_edge.converters.checkpoints import open_checkpoint
+from rwkv_edge.converters.checkpoints.safetensors_file import MAX_HEADER_BYTES
 from rwkv_edge.errors import FormatError
 
 ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
@@ -128,3 +130,36 @@ def test_other_numbers_are_listed_and_refused_when_read(forge: Callable[..., Pat
         assert checkpoint.dtype("a") == "F8_E5M2"
         with pytest.raises(FormatError, match="a holds F8_E5M2 numbers"):
             checkpoint.read("a")
+
+
+@pytest.mark.parametrize("shape", [[0, 1 << 63], [1 << 40, 0, 1 << 40]])
+def test_an_empty_tensor_of_absurd_dimensions_is_refused(
+    forge: Callable[..., Path], shape: Any
+) -> None:
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [16, 16]}
+    with pytest.raises(FormatError, match=r"larger than any tensor|damaged"):
+        open_checkpoint(forge({"a": ENTRY, "b": entry}))
+
+
+def test_a_header_of_many_empty_tensors_does_not_fill_the_memory(
+    forge: Callable[..., Path],
+) -> None:
+    """An eighth of the most that are let through, in an eighth of what they may take."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+    def header(n_bytes: int) -> bytes:
+        entry = json.dumps(empty, separators=(",", ":"))
+        entries = (f'"{i:06}":{entry}' for i in range(n_bytes // (len(entry) + 10)))
+        return b"{" + ",".join(entries).encode() + b"}"
+
+    path = forge(header(MAX_HEADER_BYTES // 8), b"")
+    tracemalloc.start()
+    try:
+        with open_checkpoint(path) as checkpoint:
+            assert len(checkpoint.names()) > 5000
+        limit = 2 * path.stat().st_size + (64 << 20) // 8
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(FormatError, match="its header says"):
+        open_checkpoint(forge(header(MAX_HEADER_BYTES + 200), b""))
