@@ -67,8 +67,9 @@ def convert(
     progress: Progress | None = None,
     adapters: Sequence[Adapter | TunedState] = (),
 ) -> ConversionSummary:
-    """Convert a `.pth` or safetensors checkpoint to a GGUF, which appears whole or not at all.
+    """Convert weights to a GGUF, which appears whole or not at all.
 
+    source: a file of any of the `CONTAINERS`, or a Hugging Face folder.
     weight_type: "Q4_0", "Q8_0", "F16", "BF16" or "F32", for the large matrices.
     tokenizer: a vocabulary in the World format, a Hugging Face tokenizer.json or a sentencepiece
     model; by default `<source stem>.vocab.txt` beside the source, else what the number of

@@ -26,9 +26,10 @@ PREFIX = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open weights in any of CONTAINERS, told apart by content; raises FormatError.
+    """Open weights in any of CONTAINERS, told apart by content.
 
-    The tensors have the names that the file gives them, less a prefix such as `module.`.
+    The tensors have the names that the file gives them, less a prefix such as `module.`. Raises
+    FormatError, and UnsupportedModelError for types of weights that nobody reads any more.
     """
     path = Path(path)
     return open_directory(path, read_directory(path))
@@ -43,7 +44,7 @@ def open_directory(path: Path, directory: Directory) -> Checkpoint:
 
 
 def read_directory(path: Path) -> Directory:
-    """Where the tensors of a file lie, by name; raises FormatError."""
+    """Where the tensors of a file or folder lie, by name; raises as `open_checkpoint` does."""
     try:
         container = container_of(path)
         directory = replace(container.read(path), container=container.name)

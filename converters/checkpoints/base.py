@@ -94,6 +94,7 @@ class Checkpoint:
         self._open: dict[int, FileIO] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._gathering = threading.Lock()
         # The last tensor that had to be gathered, because its rows are not whole in the file.
         self._gathered: tuple[str, Elements] | None = None
         # Here, so that one that is not there is refused before anything else is done.
@@ -160,10 +161,12 @@ class Checkpoint:
             else:
                 self._read_into(rows, out.reshape(-1).view(np.uint8), name)
             return
-        gathered = self._gathered
-        if gathered is None or gathered[0] != name:
-            self._gathered = None
-            gathered = self._gathered = (name, self._elements(name))
+        # One thread gathers for all: several would hold the tensor several times.
+        with self._gathering:
+            gathered = self._gathered
+            if gathered is None or gathered[0] != name:
+                self._gathered = None
+                gathered = self._gathered = (name, self._elements(name))
         out[:] = gathered[1][start:stop]
 
     def require_readable(self, name: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwkv_edge.converters.checkpoints import rwkv_cpp
 from rwkv_edge.converters.checkpoints.folder import read_folder_directory
 from rwkv_edge.converters.checkpoints.gguf_container import read_gguf_directory
 from rwkv_edge.converters.checkpoints.legacy_pth import (
@@ -91,6 +92,13 @@ CONTAINERS: tuple[Container, ...] = (
         read_gguf_directory,
     ),
     Container(
+        rwkv_cpp.CONTAINER,
+        "rwkv.cpp's .bin",
+        "its magic number",
+        lambda head: head.data.startswith(rwkv_cpp.MAGIC),
+        rwkv_cpp.read_rwkv_cpp_directory,
+    ),
+    Container(
         "legacy-pth",
         ".pth of torch before 1.6",
         "torch's magic number in a pickle",
@@ -110,6 +118,9 @@ CONTAINERS: tuple[Container, ...] = (
 FOREIGN_MAGICS = {
     b"\x80": "is a pickle, but not one that torch.save wrote; save the plain state dict with "
     "torch.save(model.state_dict(), path)",
+    rwkv_cpp.MAGIC[
+        ::-1
+    ]: "is a big-endian file of rwkv.cpp, which no laptop reads; convert the .pth",
     b"version https://git-lfs": "is a git-lfs pointer, not the file itself; run `git lfs pull`",
     b"<": "is a web page, not a checkpoint; fetch the file itself",
     b"PK": "is an empty or split zip file, not a checkpoint; fetch it again",
@@ -125,7 +136,8 @@ def container_of(path: Path) -> Container:
     for magic, sentence in FOREIGN_MAGICS.items():
         if head.data.lstrip().startswith(magic):
             raise FormatError(f"{path}: {sentence}")
-    raise FormatError(f"{path}: is neither a .pth nor a safetensors file")
+    titles = ", ".join(container.title for container in CONTAINERS)
+    raise FormatError(f"{path}: is no file of weights that is known here; known are {titles}")
 
 
 def head_of(path: Path) -> Head:

@@ -87,7 +87,7 @@ def shards_by_tensor(path: Path, index: str) -> dict[str, str]:
 def inside(path: Path, name: str) -> Path:
     """A file of the folder; raises FormatError for a name or a link that leads elsewhere."""
     # Both, because an index that is harmless on one system must not be harmful on another.
-    is_plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
+    is_plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and ":" not in name
     if not is_plain or plain(name) != name or name in ("", ".", ".."):
         raise FormatError(
             f"{path}: names the file {plain(name)!r}, which is not one in the folder; nothing "

@@ -55,13 +55,16 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._n_bytes = file.seek(0, os.SEEK_END)
         self.seek = file.seek
         self.tell = file.tell
 
     def read(self, n_bytes: int = -1) -> bytes:
         if n_bytes > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"a directory of {n_bytes} bytes")
-        return self._file.read(n_bytes if n_bytes >= 0 else MAX_DIRECTORY_BYTES)
+        # Python allocates what is asked for, however little of it is there.
+        n_left = max(0, self._n_bytes - self.tell())
+        return self._file.read(min(n_left, n_bytes if n_bytes >= 0 else MAX_DIRECTORY_BYTES))
 
 
 class _Members:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rwkv_edge.converters.checkpoints import Directory
 from rwkv_edge.converters.checkpoints.tensors import StoredTensor
-from rwkv_edge.converters.names import rwkv4, rwkv5, rwkv6, rwkv7
+from rwkv_edge.converters.names import rwkv4, rwkv5, rwkv6, rwkv7, rwkv_cpp
 from rwkv_edge.converters.names.base import Naming, View
 from rwkv_edge.errors import FormatError
 
@@ -22,6 +22,10 @@ NAMINGS: tuple[Naming, ...] = (
     rwkv7.FLA,
     rwkv7.HUGGINGFACE,
     rwkv7.WEB_RWKV,
+    rwkv_cpp.RWKV4,
+    rwkv_cpp.RWKV5,
+    rwkv_cpp.RWKV6,
+    rwkv_cpp.RWKV7,
 )
 
 

@@ -18,7 +18,7 @@ def is_web_rwkv(view: View) -> bool:
     """
     firsts = view.shapes_ending_in(".att.time_first")
     return (
-        view.directory.container == web_rwkv.CONTAINER
+        web_rwkv.may_be(view)
         and "att.ln_x.weight" in view.within
         and "att.time_decay_w1" not in view.within
         and bool(firsts)

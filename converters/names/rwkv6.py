@@ -69,7 +69,7 @@ def is_fla(view: View) -> bool:
 
 def is_web_rwkv(view: View) -> bool:
     """A low-rank part of the lerps, under the name that replaces `time_maa`."""
-    return "att.time_mix_w1" in view.within
+    return web_rwkv.may_be(view) and "att.time_mix_w1" in view.within
 
 
 # The code comes with the weights of RWKV/v6-Finch-1B6-HF and others, `modeling_rwkv6.py`.

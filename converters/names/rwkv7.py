@@ -33,7 +33,7 @@ def is_huggingface(view: View) -> bool:
 def is_web_rwkv(view: View) -> bool:
     """RWKV-LM's own names, but a low-rank matrix that begins with its rank."""
     embedding = view.shape("emb.weight")
-    if "att.k_k" not in view.within or len(embedding) != 2:
+    if not web_rwkv.may_be(view) or "att.k_k" not in view.within or len(embedding) != 2:
         return False
     n_embd = embedding[1]
     return any(

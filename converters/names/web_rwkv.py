@@ -5,6 +5,13 @@ low-rank matrices; which of those, depends on the year. Source: web-rwkv and ai0
 `convert_safetensors.py`, and web-rwkv-converter.
 """
 
-CONTAINER = "safetensors"
+from rwkv_edge.converters.names.base import View
+
+CONTAINERS = ("safetensors", "folder")
 OUTSIDE = {name: name for name in ("emb.weight", "ln_out.weight", "ln_out.bias", "head.weight")}
 BLOCK = "blocks."
+
+
+def may_be(view: View) -> bool:
+    """Is it a safetensors file? web-rwkv writes no other."""
+    return view.directory.container in CONTAINERS

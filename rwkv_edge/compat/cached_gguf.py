@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 def find_model_file(name: str) -> Path:
-    """The file that `model=` means: a GGUF, or a checkpoint with or without its `.pth`.
+    """What `model=` means: a GGUF, or a checkpoint with or without its `.pth`, or a folder of one.
 
     Raises FileNotFoundError, which names what was looked for.
     """
@@ -38,6 +38,9 @@ def find_model_file(name: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
+    # A Hugging Face folder; its name may be that of the folder which we are in.
+    if candidates[-1].is_dir():
+        return candidates[-1].resolve()
     wanted = ", ".join(map(str, candidates))
     raise FileNotFoundError(errno.ENOENT, "no such model; looked for " + wanted, name)
 
@@ -51,7 +54,8 @@ def gguf_of(path: Path, weight_type: str, say: Say) -> Path:
     """
     if path.suffix == ".gguf":
         return path
-    name = f"{path.stem}.rwkv-edge-{weight_type.lower()}-{digest_of(path, weight_type)}.gguf"
+    stem = path.name if path.is_dir() else path.stem
+    name = f"{stem}.rwkv-edge-{weight_type.lower()}-{digest_of(path, weight_type)}.gguf"
     beside = path.parent / name
     in_cache = user_folder(path) / name
     for made in (beside, in_cache):
@@ -96,7 +100,9 @@ def digest_of(path: Path, weight_type: str) -> str:
     from rwkv_edge.converters.tokenizers import files_beside
 
     described = [f"{CACHE_FORMAT} {weight_type}"]
-    for source in (path, *files_beside(path)):
+    # A folder holds its tokenizer itself.
+    sources = sorted(path.iterdir()) if path.is_dir() else [path, *files_beside(path)]
+    for source in sources:
         with contextlib.suppress(FileNotFoundError):
             found = source.stat()
             described.append(f"{source.name} {found.st_size} {found.st_mtime_ns}")

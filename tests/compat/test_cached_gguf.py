@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
 from rwkv_edge import Model, RwkvEdgeError
 from rwkv_edge.compat import RWKV, cached_gguf
 from rwkv_edge.compat.cached_gguf import find_model_file, gguf_of, n_layer_of
+from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+from tests.converters.foreign_names import fla_7
 
 
 @pytest.fixture
@@ -55,6 +58,23 @@ def test_a_gguf_is_named_with_or_without_its_ending(pth):
         assert model.model.info.file_type == "Q4_0"
         model.close()
     assert ggufs(pth.parent) == [gguf]
+
+
+def test_a_hugging_face_folder_is_converted_once_beside_itself(pth, monkeypatch):
+    model = pth.with_name("rwkv7-0.1B")
+    model.mkdir()
+    with open_checkpoint(pth) as checkpoint:
+        tensors = fla_7({name: checkpoint.read(name) for name in checkpoint.names()})
+    save_file(tensors, model / "model.safetensors")
+    assert n_layer_of(find_model_file(str(model))) == 2
+    monkeypatch.chdir(model)
+    made = gguf_of(find_model_file("."), "F32", print)
+    assert made.parent == pth.parent.resolve()
+    assert made.name.startswith("rwkv7-0.1B.rwkv-edge-f32-")
+    assert gguf_of(find_model_file(str(model)), "F32", pytest.fail) == made
+    os.utime(model / "model.safetensors", ns=(0, 0))
+    assert gguf_of(find_model_file(str(model)), "F32", print) != made
+    assert len(ggufs(pth.parent)) == 1
 
 
 def test_a_checkpoint_comes_before_a_gguf_of_its_name(pth):

@@ -169,3 +169,48 @@ def web_rwkv(own: Tensors, turned: tuple[str, ...] = TURNED_SINCE_7) -> Tensors:
         is_turned = any(part in name for part in turned)
         found[name] = np.ascontiguousarray(np.swapaxes(tensor, -1, -2) if is_turned else tensor)
     return found
+
+
+def rwkv_cpp(own: Tensors, version: str) -> Tensors:
+    """Its converter of 2025, all in float32: the file's writer says which are halved."""
+    change = {"4": rwkv_cpp_4, "5": rwkv_cpp_5, "6": rwkv_cpp_6, "7": rwkv_cpp_7}[version[0]]
+    found: Tensors = {}
+    for key, given in own.items():
+        tensor = given.astype(np.float32)
+        if version == "7" and ".att.x_" in key:
+            joined = key[: key.index(".x_")] + ".x_rwkvag"
+            found[joined] = np.concatenate([found[joined], tensor]) if joined in found else tensor
+            continue
+        if ".time_" in key:
+            tensor = tensor.squeeze()
+        found[key] = np.ascontiguousarray(change(key, tensor, own))
+    return found
+
+
+def rwkv_cpp_4(key: str, tensor: Any, own: Tensors) -> Any:
+    return -np.exp(tensor) if ".time_decay" in key else tensor
+
+
+def rwkv_cpp_5(key: str, tensor: Any, own: Tensors) -> Any:
+    if ".time_decay" in key:
+        decay = np.exp(-np.exp(tensor))
+        is_gated = "blocks.0.att.gate.weight" in own
+        return decay[..., None] if is_gated else decay.reshape(-1, 1, 1)
+    if ".time_first" in key:
+        return np.exp(tensor).reshape(-1, 1, 1)
+    return tensor[..., None] if ".time_faaaa" in key else tensor
+
+
+def rwkv_cpp_6(key: str, tensor: Any, own: Tensors) -> Any:
+    if ".time_faaaa" in key:
+        return tensor[..., None]
+    if ".time_maa_w1" in key or ".time_decay_w" in key:
+        return tensor.T
+    if ".time_maa_w2" in key:
+        return tensor.transpose(0, 2, 1)
+    n_head = own["blocks.0.att.time_faaaa"].shape[0]
+    return tensor.reshape(n_head, -1, 1) if ".time_decay" in key else tensor
+
+
+def rwkv_cpp_7(key: str, tensor: Any, own: Tensors) -> Any:
+    return tensor.T if re.search(r"\.[wavg][12]$", key) else tensor

@@ -153,7 +153,7 @@ def test_a_tensor_that_the_index_alone_has_is_refused(
 @pytest.mark.parametrize(
     "name",
     ["../x.safetensors", "sub/x.safetensors", "/etc/passwd", "..", ".", "", "C:\\x", "C:x",
-     "\\\\h\\x", "..\\x.safetensors", "a\nb", "x\0.safetensors", "/", "x/"],
+     "\\\\h\\x", "..\\x.safetensors", "a\nb", "x\0.safetensors", "/", "x/", "x:y"],
 )  # fmt: skip
 def test_an_index_that_points_elsewhere_is_refused(
     folder: Path, sharded: dict[str, str], name: str

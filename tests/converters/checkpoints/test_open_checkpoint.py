@@ -9,7 +9,10 @@ from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.errors import FormatError
 
 FOREIGN = {
-    "a JPEG": (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600), "neither"),
+    "a JPEG": (
+        b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600),
+        "known are a Hugging Face folder, .pth",
+    ),
     "a web page": (b"<!DOCTYPE html><html>" + b" " * 600, "web page"),
     "a web page after blank lines": (b"\n\n  <html>" + b" " * 600, "web page"),
     "an empty GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(600), "holds no tensors"),
@@ -17,11 +20,12 @@ FOREIGN = {
     "a tar file of something else": (bytes(257) + b"ustar" + bytes(600), "tar header without"),
     "a pickle of something else": (b"\x80\x04K\x01." + bytes(600), "not one that torch"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
+    "a big-endian rwkv.cpp file": (b"ggmf" + bytes(600), "big-endian"),
     "an empty zip file": (b"PK\x05\x06" + bytes(18), "empty"),
     "an empty file": (b"", "empty"),
     "a short file": (b"PK", "zip"),
-    "zeros": (bytes(4096), "neither"),
-    "text": (b"hello " * 100, "neither"),
+    "zeros": (bytes(4096), "known are a Hugging Face folder, .pth"),
+    "text": (b"hello " * 100, "known are a Hugging Face folder, .pth"),
     "the beginning of a zip file": (b"PK\x03\x04" + bytes(4096), "cut short"),
 }
 
