@@ -70,4 +70,4 @@ class DishaSource(DeltaSource):
     def load(self) -> Delta:
         """See `DeltaSource.load`."""
         d = self.file.read(self.name)
-        return Blockwise(d) if d.ndim == 3 else Tiled(np.ascontiguousarray(d.T))
+        return Blockwise(d) if d.ndim == 3 else Tiled(d)
