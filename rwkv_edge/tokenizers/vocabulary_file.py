@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
 from rwkv_edge.tokenizers.base import Tokenizer
 from rwkv_edge.tokenizers.byte_level import N_BYTES, ByteTokenizer
 from rwkv_edge.tokenizers.world import WorldTokenizer
@@ -142,13 +142,13 @@ def parse_line(line: str) -> tuple[int, bytes]:
     try:
         literal = ast.literal_eval(match[2])
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"not a Python literal: {match[2][:40]}") from error
+        raise ValueError(f"not a Python literal: {shown(match[2][:40])}") from error
     try:
         token = literal.encode("utf-8") if isinstance(literal, str) else literal
     except UnicodeEncodeError as error:
         raise ValueError("half a surrogate pair") from error
     if not isinstance(token, bytes):
-        raise ValueError(f"not a str or bytes literal: {match[2][:40]}")
+        raise ValueError(f"not a str or bytes literal: {shown(match[2][:40])}")
     if len(token) != int(match[3]):
         raise ValueError(f"the token has {len(token)} bytes, the line says {match[3]}")
     if not 0 < len(token) <= MAX_TOKEN_BYTES:
