@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -432,6 +432,28 @@ def test_a_gguf_that_lacks_a_tensor_is_damaged(run: Run, tmp_path: Path, other_p
     name = b"blk.0.time_mix_key.weight"
     (tmp_path / "m.gguf").write_bytes(content.replace(name, name[:-1] + b"u"))
     assert run("info", tmp_path / "m.gguf").failed_with("time_mix_key.weight is missing")
+
+
+@pytest.mark.parametrize("key", ["tokenizer.ggml.model", "rwkv_edge.tokenizer"])
+@pytest.mark.parametrize("value", [7, ["a", "b"], [1, 2, 3]])
+def test_a_tokenizer_key_of_the_wrong_type_is_said(
+    run: Run, gguf: Path, altered_gguf: Callable[..., Path], key: str, value: object
+) -> None:
+    found = described(run, altered_gguf(gguf, keys={key: value}))
+    assert found["use"] == "none"
+    assert f"key {key} is not a text" in found["problem"]
+
+
+@pytest.mark.parametrize("key", ["general.name", "general.architecture", "tokenizer.chat_template"])
+@pytest.mark.parametrize("value", [7, ["a", "b"], [1, 2, 3], "x" * 100_000])
+def test_any_other_key_of_the_wrong_type_does_no_harm(
+    run: Run, gguf: Path, altered_gguf: Callable[..., Path], key: str, value: object
+) -> None:
+    if key == "general.architecture" and not isinstance(value, str):
+        pytest.skip("gguf-py writes no such file")
+    result = run("info", altered_gguf(gguf, keys={key: value}))
+    assert result.code == 0
+    assert len(result.out) < 5000
 
 
 def test_names_out_of_a_file_do_not_reach_the_terminal_as_they_are(
