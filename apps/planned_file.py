@@ -58,17 +58,19 @@ class PlannedFile:
 
 def describe_plan(plan: "ConversionPlan", destination: Path) -> PlannedFile:
     """Nothing is written; raises OSError where the disk cannot be asked for its free space."""
+    from rwkv_edge.converters.adapters.adapted_checkpoint import AdaptedCheckpoint
     from rwkv_edge.converters.convert import SPARE_BYTES
     from rwkv_edge.converters.plan import provenance
 
-    hp = plan.hyperparameters
+    hp, checkpoint = plan.hyperparameters, plan.model.checkpoint
+    merged = checkpoint.merged if isinstance(checkpoint, AdaptedCheckpoint) else frozenset()
     tensors = tuple(
         PlannedTensorInfo(
             name=tensor.spec.name,
             dtype=tensor.quant.__name__,
             shape=tensor.spec.shape,
             n_bytes=tensor.n_bytes,
-            source=provenance(plan.model.sources[tensor.spec.name]),
+            source=provenance(plan.model.sources[tensor.spec.name], merged),
         )
         for tensor in plan.tensors
     )

@@ -1,6 +1,6 @@
 """What a conversion will write, decided before anything is written."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,20 +91,22 @@ def padded_bytes(tensors: list[PlannedTensor]) -> int:
     return sum(padded(tensor.n_bytes) for tensor in tensors)
 
 
-def provenance(source: Source) -> str:
-    """Where a tensor comes from, for people: what is done, and the names of what it is done to."""
-    if isinstance(source, AsStored):
-        return source.key
+def provenance(source: Source, merged: Container[str] = ()) -> str:
+    """Where a tensor comes from, for people: what is done, and the names of what it is done to.
+
+    merged: names of the checkpoint's tensors that an adapter changes, which is said.
+    """
     parts: list[str] = []
     # Those of every source: they are frozen dataclasses, or have none.
     for value in vars(source).values():
         if isinstance(value, Source):
-            parts.append(provenance(value))
+            parts.append(provenance(value, merged))
         elif isinstance(value, str | int):
-            parts.append(str(value))
-        elif isinstance(value, tuple) and value and all(isinstance(item, str) for item in value):
-            parts += value
-    return f"{type(source).__name__}({', '.join(parts)})"
+            parts.append(f"{value} + adapter" if value in merged else str(value))
+        elif isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+            parts += (f"{item} + adapter" if item in merged else item for item in value)
+    words = ", ".join(parts)
+    return words if isinstance(source, AsStored) else f"{type(source).__name__}({words})"
 
 
 def require_weight_type(weight_type: str) -> None:

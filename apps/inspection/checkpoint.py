@@ -12,6 +12,7 @@ from rwkv_edge.apps.inspection.models import engines_for, targets_of
 from rwkv_edge.apps.inspection.schema import FileInfo, TensorInfo, n_parameters, totals
 from rwkv_edge.errors import FormatError, RwkvEdgeError, UnsupportedModelError
 from rwkv_edge.quant import QUANT_FORMATS
+from rwkv_edge.tuned_state import TUNED_STATE_KEY
 
 if TYPE_CHECKING:
     from rwkv_edge.converters.checkpoints import Checkpoint
@@ -44,8 +45,11 @@ def describe_model(path: Path, model: "ModelSource") -> FileInfo:
     command = f"rwkv-edge convert {shlex.quote(str(path))}"
     if tokenizer.problem is not None:
         command += " --tokenizer FILE"
+    facts = listed(path, model.checkpoint)
+    if TUNED_STATE_KEY in model.own_keys:
+        facts.details["tuned state"] = "inside, and goes into the GGUF"
     return replace(
-        listed(path, model.checkpoint),
+        facts,
         use="convert",
         version=hp.version,
         hyperparameters=hp,

@@ -24,14 +24,15 @@ from rwkv_edge.arch import ARCHITECTURES
 from rwkv_edge.chat_templates import TEMPLATE_KEY, template_name_in_gguf
 from rwkv_edge.errors import FormatError, RwkvEdgeError, UnsupportedModelError, shown
 from rwkv_edge.gguf_reader import GgufFile
-from rwkv_edge.model_file import ModelFile
-from rwkv_edge.tokenizers.gguf_vocabulary import MODEL_KEY, kind_in_gguf
+from rwkv_edge.model_file import ADAPTERS_KEY, ModelFile
+from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY, kind_in_gguf
+from rwkv_edge.tuned_state import TUNED_STATE_KEY
 
 NAME_KEY = "general.name"
-# Further keys that conversions leave, and what they mean.
+# Further keys that conversions leave: what they are called here, and what they mean.
 NOTABLE_KEYS = {
-    "rwkv_edge.adapters": "adapters",
-    "rwkv_edge.tuned_state": "tuned state",
+    ADAPTERS_KEY: ("adapters", "merged into the weights"),
+    TUNED_STATE_KEY: ("tuned state", "inside: conversations begin with it"),
 }
 
 
@@ -116,11 +117,15 @@ def targets_from_gguf(path: Path) -> tuple[TargetInfo, ...]:
 def tokenizer_in(metadata: Mapping[str, object]) -> TokenizerInfo:
     """The kind of a GGUF's tokenizer, and as what llama.cpp reads it; its tokens are not read."""
     model = metadata.get(MODEL_KEY)
+    # One of another model's is said by its name all the same.
+    unusable = TokenizerInfo(None, None, None if model is None else shown(model))
+    for key in (MODEL_KEY, KIND_KEY):
+        if not isinstance(metadata.get(key, ""), str):
+            return replace(unusable, problem=f"key {key} is not a text")
     try:
         kind = kind_in_gguf(metadata)
     except RwkvEdgeError as error:
-        # One of another model's is said by its name all the same.
-        return TokenizerInfo(None, None, None if model is None else shown(model), str(error))
+        return replace(unusable, problem=str(error))
     llama_cpp = None if model in (kind, "rwkv") else shown(model)
     return TokenizerInfo(kind, None, llama_cpp, missing_for_tokenizer(kind))
 
@@ -132,7 +137,5 @@ def details_of(metadata: Mapping[str, object]) -> dict[str, str]:
         details["name"] = shown(metadata[NAME_KEY])
     if TEMPLATE_KEY in metadata:
         details["chat template"] = shown(template_name_in_gguf(metadata))
-    for key, meaning in NOTABLE_KEYS.items():
-        if key in metadata:
-            details[meaning] = "merged into the weights" if meaning == "adapters" else "inside"
+    details |= dict(words for key, words in NOTABLE_KEYS.items() if key in metadata)
     return details

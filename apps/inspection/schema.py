@@ -87,7 +87,7 @@ class TargetInfo:
 class FileInfo:
     """What a file is and holds. What does not apply is None or empty.
 
-    kind: for people, such as "checkpoint" or "LoRA adapter". container: what it is packed in, as
+    kind: for people, such as "checkpoint" or "tuned state". container: what it is packed in, as
     people call it. n_bytes: of the file, or of the files of weights in a folder. version: of RWKV.
     types: of the tensors. engines: which can run the model, once it is converted if it is no GGUF.
     memory: to run a GGUF in the numba engine, None where that cannot. targets: what it can be

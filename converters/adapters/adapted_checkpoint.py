@@ -43,6 +43,11 @@ class AdaptedCheckpoint(Checkpoint):
         # Those of the tensor that is being converted: others come after it, or before.
         self._loaded: tuple[str, list[Delta]] | None = None
 
+    @property
+    def merged(self) -> frozenset[str]:
+        """Names of the tensors that are other than the base's."""
+        return frozenset(self._recipes)
+
     def close(self) -> None:
         """Close all files."""
         self._loaded = None

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,25 +214,25 @@ def test_a_state_is_described(run: Run, gguf: Path, tmp_path: Path) -> None:
 
 LORA = {"blocks.0.att.key.lora_A": (8, 64), "blocks.0.att.key.lora_B": (64, 8)}
 ADAPTERS: dict[str, tuple[dict[str, tuple[int, ...]], str, str, str]] = {
-    "lora": (LORA, "LoRA adapter, or PiSSA", "8", "--lora {} --alpha N"),
+    "lora": (LORA, "adapter: a LoRA or PiSSA", "8", "--lora {} --alpha N"),
     "of peft": (
         {
             "base_model.model.blocks.0.att.key.lora_A.weight": (16, 64),
             "base_model.model.blocks.0.att.key.lora_B.weight": (64, 16),
         },
-        "LoRA adapter, or PiSSA", "16", "--lora {} --alpha N",
+        "adapter: a LoRA or PiSSA", "16", "--lora {} --alpha N",
     ),
     "with whole tensors and a state": (
         {**LORA, "blocks.0.ln1.weight": (64,), "blocks.0.att.time_state": (1, 64, 64)},
-        "LoRA adapter, or PiSSA", "8", "--lora {} --alpha N",
+        "adapter: a LoRA or PiSSA", "8", "--lora {} --alpha N",
     ),
     "pissa's beginning": (
         {"blocks.0.att.key.init_lora_A": (4, 64), "blocks.0.att.key.init_lora_B": (64, 4)},
-        "beginning of a PiSSA", "4", "--pissa-init {}",
+        "adapter: the beginning of a PiSSA", "4", "--pissa-init {}",
     ),
-    "disha": ({"blocks.1.ffn.key.disha": (32, 256)}, "DiSHA adapter", "32", "--adapter {}"),
-    "bat": ({"blocks.1.ffn.key.disha": (2, 32, 32)}, "DiSHA adapter", "32", "--adapter {}"),
-    "bone": ({"blocks.1.ffn.key.bone": (64, 256)}, "DiSHA adapter (bone)", "64", "--adapter {}"),
+    "disha": ({"blocks.1.ffn.key.disha": (32, 256)}, "adapter: a DiSHA", "32", "--adapter {}"),
+    "bat": ({"blocks.1.ffn.key.disha": (2, 32, 32)}, "adapter: a DiSHA", "32", "--adapter {}"),
+    "bone": ({"blocks.1.ffn.key.bone": (64, 256)}, "adapter: a DiSHA", "64", "--adapter {}"),
 }  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def test_an_adapter_is_told_by_its_names(run: Run, tmp_path: Path, name: str) ->
     found = described(run, path)
     assert (found["kind"], found["use"]) == (kind, "adapt")
     assert found["details"]["rank"] == rank
-    assert found["details"]["changes"].endswith("in 1 layers")
+    assert found["details"]["changes"].endswith("; of 1 layers")
     assert option.format(path) in found["advice"]
     assert ("whole tensors" in found["details"]) == (name == "with whole tensors and a state")
     assert ("tuned state" in found["details"]) == (name == "with whole tensors and a state")
@@ -256,6 +256,18 @@ def test_a_tuned_state_is_no_model_and_no_conversation(run: Run, tmp_path: Path)
     assert (found["kind"], found["use"]) == ("tuned state", "adapt")
     assert found["details"] == {"layers": "3", "state of a layer": "2 x 64 x 64"}
     assert f"--state {path}" in found["advice"]
+
+
+def test_a_tuned_state_inside_a_checkpoint_is_said(run: Run, tmp_path: Path) -> None:
+    hp = synthetic_hyperparameters(2, 64, n_vocab=256)
+    states = {f"blocks.{i}.att.time_state": (1, 64, 64) for i in range(2)}
+    path = weights(tmp_path / "m.st", SYNTHETIC_VERSIONS["7"].shapes(hp) | states)
+    found = described(run, path)
+    assert (found["kind"], found["use"]) == ("checkpoint", "convert")
+    assert found["details"]["tuned state"].startswith("inside")
+    convert(path, tmp_path / "m.gguf", "F16")
+    (size,) = (t["n_bytes"] for t in found["targets"] if t["weight_type"] == "F16")
+    assert size == (tmp_path / "m.gguf").stat().st_size
 
 
 def test_part_of_a_checkpoint_is_said(run: Run, tmp_path: Path) -> None:
@@ -432,6 +444,33 @@ def test_a_gguf_that_lacks_a_tensor_is_damaged(run: Run, tmp_path: Path, other_p
     name = b"blk.0.time_mix_key.weight"
     (tmp_path / "m.gguf").write_bytes(content.replace(name, name[:-1] + b"u"))
     assert run("info", tmp_path / "m.gguf").failed_with("time_mix_key.weight is missing")
+
+
+@pytest.mark.parametrize("key", ["tokenizer.ggml.model", "rwkv_edge.tokenizer"])
+@pytest.mark.parametrize("value", [7, ["a", "b"], [1, 2, 3]])
+def test_a_tokenizer_key_of_the_wrong_type_is_said(
+    run: Run, gguf: Path, altered_gguf: Callable[..., Path], key: str, value: object
+) -> None:
+    found = described(run, altered_gguf(gguf, keys={key: value}))
+    assert found["use"] == "none"
+    assert f"key {key} is not a text" in found["problem"]
+
+
+LONG = "x" * 100_000
+OTHER_VALUES: list[tuple[str, object]] = [
+    ("general.architecture", LONG),
+    *((key, value) for key in ("general.name", "tokenizer.chat_template")
+      for value in (7, ["a", "b"], [1, 2, 3], LONG)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), OTHER_VALUES)
+def test_any_other_key_of_the_wrong_type_does_no_harm(
+    run: Run, gguf: Path, altered_gguf: Callable[..., Path], key: str, value: object
+) -> None:
+    result = run("info", altered_gguf(gguf, keys={key: value}))
+    assert result.code == 0
+    assert len(result.out) < 5000
 
 
 def test_names_out_of_a_file_do_not_reach_the_terminal_as_they_are(

@@ -9,6 +9,7 @@ import pytest
 
 from rwkv_edge.converters import convert as conversion
 from rwkv_edge.converters.weight_types import FILE_TYPES
+from tests.converters.adapters.adapter_files import lora_of, numbers, write_pth
 
 from .conftest import Run
 
@@ -90,6 +91,25 @@ def test_other_options_are_followed(run: Run, checkpoint: Path, tmp_path: Path) 
     out = tmp_path / "other name.gguf"
     plan = planned(run, checkpoint, "--q8", "-o", out, "--tokenizer", words, "--threads", 1)
     assert (plan["path"], plan["weight_type"], plan["vocabulary"]) == (str(out), "Q8_0", str(words))
+
+
+def test_adapters_and_tuned_states_are_counted_and_said(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    lora = write_pth(tmp_path / "lora.pth", lora_of(checkpoint, 4, part="att.key"))
+    states = {f"blocks.{i}.att.time_state": numbers(i, 3, 64, 64) for i in range(4)}
+    state = write_pth(tmp_path / "state.pth", states)
+    options = (checkpoint, "--lora", lora, "--alpha", 8, "--state", state)
+    plan = planned(run, *options)
+    assert plan["n_bytes"] > planned(run, checkpoint)["n_bytes"] + 4 * 3 * 64 * 64 * 4
+    sources = {tensor["name"]: tensor["source"] for tensor in plan["tensors"]}
+    assert sources["blk.1.time_mix_key.weight"] == "blocks.1.att.key.weight + adapter"
+    assert sources["blk.1.time_mix_value.weight"] == "blocks.1.att.value.weight"
+    summary = json.loads(run("convert", *options, "--json").out)
+    assert plan["n_bytes"] == Path(summary["path"]).stat().st_size
+    details = json.loads(run("info", summary["path"], "--json").out)["details"]
+    assert details["adapters"] == "merged into the weights"
+    assert details["tuned state"].startswith("inside")
 
 
 def test_a_disk_that_is_too_small_is_said(

@@ -121,6 +121,13 @@ def test_lines_mean_what_pythons_own_parser_makes_of_them(text: str, quote: str)
             parse_line(line)
 
 
+@pytest.mark.parametrize("line", ["1 'a' \x1b[2J 'b' 1", "1 'a' \x0b 5 'b' 1", "1 '\u2028'+'' 3"])
+def test_what_a_line_holds_cannot_break_the_message(tmp_path: Path, line: str) -> None:
+    with pytest.raises(FormatError, match="line 1: not a Python literal") as refused:
+        read_vocabulary(write(tmp_path / "v.txt", line))
+    assert str(refused.value).isprintable()
+
+
 def test_literals_are_never_run() -> None:
     with pytest.raises(ValueError, match="not"):
         parse_line("1 b'' if __import__('os').abort() else b'' 1")
