@@ -130,6 +130,7 @@ class Model:
         checked = self.check_tokens(tokens)
         state = self.new_state() if state is None else self.check_state(state)
         with self.using() as backend:
+            self._file.gguf.require_whole()
             return self._checked(backend.forward(checked, state.handle, all_logits)), state
 
     def forward_batch(self, tokens: Sequence[Tokens], states: Sequence[State]) -> Float32Array:
@@ -144,6 +145,7 @@ class Model:
         checked = [self.check_tokens(part) for part in tokens]
         handles = [self.check_state(state).handle for state in states]
         with self.using() as backend:
+            self._file.gguf.require_whole()
             return self._checked(backend.forward_batch(checked, handles))
 
     def _checked(self, logits: Float32Array) -> Float32Array:
