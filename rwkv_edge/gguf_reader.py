@@ -290,6 +290,20 @@ class GgufFile:
         start: int = np.frombuffer(self._map, np.uint8).ctypes.data
         return int(self.tensors[name].raw.ctypes.data) - start
 
+    def require_whole(self) -> None:
+        """Raise FormatError if another program has cut the file since it was opened.
+
+        Reading mapped bytes that are gone ends the process (SIGBUS), and nothing can catch it. This
+        is cheap enough to be asked before every use; a cut right after the question still ends it.
+        """
+        # Python asks the system; its own size of the map is len().
+        n_bytes = self._map.size()
+        if n_bytes < len(self._map):
+            raise FormatError(
+                f"{self.path}: was cut to {n_bytes:,} of {len(self._map):,} bytes while it was "
+                "open; load it again once it is whole"
+            )
+
     def release_pages(self) -> None:
         """Tell the system that mapped pages read so far are not needed in memory."""
         if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):

@@ -143,12 +143,14 @@ class Model:
 
         Gives logits after the last token, (n_vocab,) float32, or with all_logits after each,
         (T, n_vocab). Many tokens at once or one at a time give the same numbers.
-        Raises InputError for no tokens or one out of range, StateMismatchError.
+        Raises InputError for no tokens or one out of range, StateMismatchError, and RwkvEdgeError
+        for logits that are no numbers: the state is of no use then.
         """
         checked = self.check_tokens(tokens)
         state = self.new_state() if state is None else self.check_state(state)
         with self.using() as backend:
-            return backend.forward(checked, state.handle, all_logits), state
+            self._file.gguf.require_whole()
+            return self._checked(backend.forward(checked, state.handle, all_logits)), state
 
     def forward_batch(self, tokens: Sequence[Tokens], states: Sequence[State]) -> Float32Array:
         """Advance each state by its own tokens in one pass over the weights; (B, n_vocab) logits.
@@ -162,7 +164,17 @@ class Model:
         checked = [self.check_tokens(part) for part in tokens]
         handles = [self.check_state(state).handle for state in states]
         with self.using() as backend:
-            return backend.forward_batch(checked, handles)
+            self._file.gguf.require_whole()
+            return self._checked(backend.forward_batch(checked, handles))
+
+    def _checked(self, logits: Float32Array) -> Float32Array:
+        """The logits; raises RwkvEdgeError if they are none, as weights that are NaN make them."""
+        if not np.isfinite(logits).all():
+            raise RwkvEdgeError(
+                f"{self.path}: its logits are no numbers; its weights are damaged, or too large "
+                f"for the {self.backend.name} backend"
+            )
+        return logits
 
     def read(self, text: Text, state: State | None = None) -> Reading:
         """Read a text of any size in constant memory; an iterator does it, see `Reading`.

@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from rwkv_edge.arch import Shape
 from rwkv_edge.atomic_file import atomic_write
-from rwkv_edge.backend import StateArrays
+from rwkv_edge.backend import Float32Array, StateArrays
 from rwkv_edge.errors import BackendUnavailableError, FormatError, StateMismatchError, shown
+from rwkv_edge.gguf_reader import require_no_pipe
 
 if TYPE_CHECKING:
     from rwkv_edge.model import Model
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 FILE_FORMAT = "rwkv-edge state 1"
 # Where a document was left, in the metadata of a state that was saved while reading it.
 POSITION_KEY = "position"
+# A state's header is a few hundred bytes; safetensors itself would parse one of 100 MB.
+HEADER_LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 1 << 20
 
 
 class State:
@@ -100,28 +104,31 @@ def load_state_file(path: str | Path, model: "Model") -> tuple[StateArrays, Mapp
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    with open(path, "rb"):
-        pass  # safetensors reports a missing file in words of its own
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FILE_FORMAT:
-                raise FormatError(f"{path}: this safetensors file is not a state of rwkv-edge")
-            check_belongs(path, metadata, model)
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: tuple(s.get_shape()) for name, s in slices.items()}
-            types = {s.get_dtype() for s in slices.values()}
-            if found != model.state_shapes or types != {"F32"}:
-                held = shown(json.dumps(describe(found)))
-                raise FormatError(
-                    f"{path}: it holds {held} as {shown(', '.join(sorted(types)))}; "
-                    f"this model's state is {describe(model.state_shapes)} as F32"
-                )
-            arrays = {name: np.array(file.get_tensor(name), np.float32) for name in slices}
-    except SafetensorError as error:
-        raise FormatError(
-            f"{path}: not a state file, or a damaged one ({shown(str(error))})"
-        ) from None
+    require_no_pipe(path)
+    with open(path, "rb") as file:
+        n_header = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+        if n_header > MAX_HEADER_BYTES:
+            raise no_state(path, f"its header says {n_header:,} bytes")
+        try:
+            with safe_open(path, framework="numpy") as header:
+                metadata = header.metadata() or {}
+                if metadata.get("format") != FILE_FORMAT:
+                    raise FormatError(f"{path}: this safetensors file is not a state of rwkv-edge")
+                check_belongs(path, metadata, model)
+                slices = {name: header.get_slice(name) for name in header.offset_keys()}
+                found = {name: tuple(s.get_shape()) for name, s in slices.items()}
+                types = {s.get_dtype() for s in slices.values()}
+        except SafetensorError as error:
+            raise no_state(path, shown(str(error))) from None
+        if found != model.state_shapes or types != {"F32"}:
+            held = shown(json.dumps(describe(found)))
+            raise FormatError(
+                f"{path}: it holds {held} as {shown(', '.join(sorted(types)))}; "
+                f"this model's state is {describe(model.state_shapes)} as F32"
+            )
+        # safetensors would map them, and a file that becomes shorter then ends the process.
+        file.seek(HEADER_LENGTH_BYTES + n_header)
+        arrays = {name: read_array(path, file, shape) for name, shape in found.items()}
     if metadata.get("digest") != digest(arrays):
         raise FormatError(
             f"{path}: the state is damaged: its numbers are not those that were saved"
@@ -129,6 +136,19 @@ def load_state_file(path: str | Path, model: "Model") -> tuple[StateArrays, Mapp
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise FormatError(f"{path}: the state holds numbers that are not finite; begin a new one")
     return arrays, metadata
+
+
+def read_array(path: Path, file: BinaryIO, shape: Shape) -> Float32Array:
+    """The numbers that follow in a file; raises FormatError if there are too few."""
+    array = np.empty(shape, "<f4")
+    if file.readinto(array.reshape(-1).view(np.uint8).data) < array.nbytes:
+        raise no_state(path, "it became shorter while it was read")
+    return array.astype(np.float32, copy=False)
+
+
+def no_state(path: Path, problem: str) -> FormatError:
+    """The error for what is no state file, or none any more."""
+    return FormatError(f"{path}: not a state file, or a damaged one ({problem})")
 
 
 def digest(arrays: StateArrays) -> str:

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rwkv_edge import FormatError, Model, RwkvEdgeError, StateMismatchError
+from rwkv_edge import FormatError, Model, RwkvEdgeError, StateMismatchError, state
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
@@ -203,6 +204,38 @@ def test_what_is_no_state_is_refused(tmp_path: Path, tiny_model: Model, content:
     path = tmp_path / "a.state"
     path.write_bytes(content)
     refused(tiny_model, path, "not a state")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in the file system are POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, tiny_model: Model) -> None:
+    os.mkfifo(tmp_path / "a.state")
+    refused(tiny_model, tmp_path / "a.state", "is not a regular file")
+
+
+def test_a_header_of_many_megabytes_is_not_parsed(tmp_path: Path, tiny_model: Model) -> None:
+    """safetensors itself would, and make an object of each of its entries."""
+    entry = b'"%06d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(entry % i for i in range(200_000)) + b"}"
+    path = tmp_path / "a.state"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    tracemalloc.start()
+    try:
+        refused(tiny_model, path, "its header says 11,")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_state_that_becomes_shorter_while_it_is_read_is_refused(
+    saved: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped file would end the process where its bytes are gone."""
+
+    def check_and_cut(*arguments: Any) -> None:
+        os.truncate(saved, saved.stat().st_size // 2)
+
+    monkeypatch.setattr(state, "check_belongs", check_and_cut)
+    refused(tiny_model, saved, "it became shorter while it was read")
 
 
 def test_a_missing_file_and_a_folder_are_errors_of_the_system(
