@@ -18,10 +18,40 @@ from rwkv_edge.converters.kernels.floats import (
     widen_f16,
 )
 from rwkv_edge.converters.kernels.half import F32_INFINITY
+from rwkv_edge.converters.kernels.iq4_nl import encode_iq4_nl
+from rwkv_edge.converters.kernels.iq4_xs import encode_iq4_xs
+from rwkv_edge.converters.kernels.lanes import new_scratch
+from rwkv_edge.converters.kernels.q2_k import encode_q2_k
+from rwkv_edge.converters.kernels.q3_k import encode_q3_k
 from rwkv_edge.converters.kernels.q4_0 import encode_q4_0
+from rwkv_edge.converters.kernels.q4_1 import encode_q4_1
+from rwkv_edge.converters.kernels.q4_k import encode_q4_k
+from rwkv_edge.converters.kernels.q5_0 import encode_q5_0
+from rwkv_edge.converters.kernels.q5_1 import encode_q5_1
+from rwkv_edge.converters.kernels.q5_k import encode_q5_k
+from rwkv_edge.converters.kernels.q6_k import encode_q6_k
 from rwkv_edge.converters.kernels.q8_0 import encode_q8_0
 from rwkv_edge.errors import FormatError
-from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0, Bytes, Float32Array, QuantFormat
+from rwkv_edge.quant import (
+    BF16,
+    F16,
+    F32,
+    IQ4_NL,
+    IQ4_XS,
+    Q2_K,
+    Q3_K,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q5_1,
+    Q5_K,
+    Q6_K,
+    Q8_0,
+    Bytes,
+    Float32Array,
+    QuantFormat,
+)
 
 # What a thread takes at a time: enough that starting it costs nothing, 4 MiB of bfloat16.
 CHUNK_WEIGHTS = 1 << 21
@@ -35,13 +65,33 @@ def copy_f32(weights: Float32Array, out: Float32Array) -> bool:
     return True
 
 
+def searching(kernel: Callable[..., bool]) -> Callable[[Float32Array, Bytes], bool]:
+    """A kernel that searches for scales, with the scratch memory that it wants."""
+
+    def encode(weights: Float32Array, out: Bytes) -> bool:
+        # 15 KiB for each piece of weights: nothing beside the search.
+        return kernel(weights, new_scratch(), out)
+
+    return encode
+
+
 # By format: the kernel, and the dtype of the array that it writes.
 ENCODERS: dict[type[QuantFormat], tuple[Callable[..., bool], npt.DTypeLike]] = {
     F32: (copy_f32, np.float32),
     F16: (encode_f16, np.uint16),
     BF16: (encode_bf16, np.uint16),
     Q4_0: (encode_q4_0, np.uint8),
+    Q4_1: (searching(encode_q4_1), np.uint8),
+    Q5_0: (searching(encode_q5_0), np.uint8),
+    Q5_1: (searching(encode_q5_1), np.uint8),
     Q8_0: (encode_q8_0, np.uint8),
+    Q2_K: (searching(encode_q2_k), np.uint8),
+    Q3_K: (searching(encode_q3_k), np.uint8),
+    Q4_K: (searching(encode_q4_k), np.uint8),
+    Q5_K: (searching(encode_q5_k), np.uint8),
+    Q6_K: (searching(encode_q6_k), np.uint8),
+    IQ4_NL: (searching(encode_iq4_nl), np.uint8),
+    IQ4_XS: (searching(encode_iq4_xs), np.uint8),
 }
 
 

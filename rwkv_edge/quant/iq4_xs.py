@@ -2,12 +2,15 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
-from rwkv_edge.quant.packed_bits import IQ4_VALUES, SUPER_BLOCK, halves, nibbles
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale
+from rwkv_edge.quant.iq4_nl import CODES
+from rwkv_edge.quant.packed_bits import IQ4_VALUES, SUPER_BLOCK, halves, nibbles, pack_nibbles
+from rwkv_edge.quant.scale_search import scaled_super_blocks
 
 N_PARTS = 8
 # Scales of a part are 0 to 63; this one means zero.
 ZERO_SCALE = 32
+LOWEST_SCALE, HIGHEST_SCALE = -32, 31
 
 
 class IQ4_XS(QuantFormat):
@@ -28,6 +31,25 @@ class IQ4_XS(QuantFormat):
         ]
     )
     ggml_type = 23
+
+    @classmethod
+    def encode(cls, weights: Float32Array) -> Bytes:
+        """Scales are searched for, see `scale_search`."""
+        n_rows, n_columns = weights.shape
+        cls.row_bytes(n_columns)
+        found = scaled_super_blocks(
+            weights, CODES, cls.block_len, N_PARTS, LOWEST_SCALE, HIGHEST_SCALE
+        )
+        codes = IQ4_VALUES.searchsorted(found.values).astype(np.uint8)
+        scales = (found.scales + np.int16(ZERO_SCALE)).astype(np.uint16)
+        low = (scales & 15).astype(np.uint8)
+        upper = scales >> 4 << (2 * np.arange(N_PARTS, dtype=np.uint16))
+        blocks = np.empty(found.scale.shape, cls.block)
+        blocks["scale"] = half_of_scale(found.scale)
+        blocks["scales_high"] = np.bitwise_or.reduce(upper, axis=1)
+        blocks["scales_low"] = low[:, 0::2] | (low[:, 1::2] << 4)
+        blocks["codes"] = pack_nibbles(codes.reshape(-1, N_PARTS, SUPER_BLOCK // N_PARTS))
+        return blocks.view(np.uint8).reshape(n_rows, -1)
 
     @classmethod
     def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:

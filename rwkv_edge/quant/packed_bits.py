@@ -20,16 +20,21 @@ def nibbles(packed: Codes) -> Codes:
     return np.concatenate([packed & 15, packed >> 4], axis=-1)
 
 
-def pack_nibbles(codes: Codes) -> Codes:
+def pack_nibbles(codes: npt.NDArray[Any]) -> Codes:
     """The inverse of `nibbles`."""
     half = codes.shape[-1] // 2
-    packed: Codes = codes[..., :half] | (codes[..., half:] << 4)
+    packed: Codes = (codes[..., :half] | (codes[..., half:] << 4)).astype(np.uint8, copy=False)
     return packed
 
 
 def bits(packed: Codes) -> Codes:
     """(..., 4) bytes to (..., 32) numbers 0 or 1, the lowest bit of the first byte first."""
     return np.unpackbits(packed, axis=-1, bitorder="little")
+
+
+def pack_bits(ones: npt.NDArray[Any]) -> Codes:
+    """The inverse of `bits`."""
+    return np.packbits(ones, axis=-1, bitorder="little")
 
 
 def halves(packed: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -2,13 +2,17 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
+from rwkv_edge.quant.affine_search import AffineCodes, affine_super_blocks
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale
 from rwkv_edge.quant.packed_bits import SUPER_BLOCK, halves
 
 N_PARTS = 16
 # Weights that the bytes of codes are shared by, at four places in each: half a super-block.
 GROUP = SUPER_BLOCK // 2
 PLACES = np.array([0, 2, 4, 6], np.uint8)[:, None]
+# Scales and least values of parts are 0 to this.
+LIMIT = 15
+CODES = AffineCodes(largest=3, targets=(3.0, 2.0, 3.6), n_fits=2, has_positive_least=False)
 
 
 class Q2_K(QuantFormat):
@@ -31,6 +35,21 @@ class Q2_K(QuantFormat):
     ggml_type = 10
 
     @classmethod
+    def encode(cls, weights: Float32Array) -> Bytes:
+        """Scales and least values are searched for, see `affine_search`."""
+        n_rows, n_columns = weights.shape
+        cls.row_bytes(n_columns)
+        found = affine_super_blocks(weights, CODES, cls.block_len, N_PARTS, LIMIT)
+        # (blocks, halves, places of a byte, bytes)
+        codes = found.codes.reshape(-1, cls.block_len // GROUP, 4, GROUP // 4)
+        blocks = np.empty(found.scale.shape, cls.block)
+        blocks["scale"] = half_of_scale(found.scale)
+        blocks["least"] = half_of_scale(found.least)
+        blocks["scales"] = found.scales | (found.leasts << 4)
+        blocks["codes"] = np.bitwise_or.reduce(codes << PLACES, axis=2)
+        return blocks.view(np.uint8).reshape(n_rows, -1)
+
+    @classmethod
     def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:
         """Scales times code, minus the least value, in float32."""
         blocks = cls.blocks(raw, n_columns)
@@ -38,4 +57,7 @@ class Q2_K(QuantFormat):
         codes = codes.reshape(*blocks.shape, N_PARTS, -1).astype(np.float32)
         scales = (blocks["scales"] & 15).astype(np.float32) * halves(blocks["scale"])[..., None]
         least = (blocks["scales"] >> 4).astype(np.float32) * halves(blocks["least"])[..., None]
-        return (scales[..., None] * codes - least[..., None]).reshape(-1, n_columns)
+        weights: Float32Array = (scales[..., None] * codes - least[..., None]).reshape(
+            -1, n_columns
+        )
+        return weights

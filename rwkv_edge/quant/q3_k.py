@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
-from rwkv_edge.quant.packed_bits import SUPER_BLOCK, halves, nibbles
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale
+from rwkv_edge.quant.packed_bits import SUPER_BLOCK, halves, nibbles, pack_nibbles
+from rwkv_edge.quant.scale_search import ScaledCodes, scaled_super_blocks, whole_numbers
 
 N_PARTS = 16
 # Weights that the bytes of low bits are shared by, at four places in each: half a super-block.
@@ -12,6 +13,8 @@ PLACES = np.array([0, 2, 4, 6], np.uint8)[:, None]
 # Codes are 0 to 7, and scales of a part 0 to 63; these mean zero.
 ZERO_CODE = 4
 ZERO_SCALE = 32
+CODES = ScaledCodes(whole_numbers(-4, 3), targets=(-4.0, -4.8, -4.4, -3.6, -3.2), n_fits=1)
+LOWEST_SCALE, HIGHEST_SCALE = -32, 31
 
 
 class Q3_K(QuantFormat):
@@ -33,6 +36,29 @@ class Q3_K(QuantFormat):
         ]
     )
     ggml_type = 11
+
+    @classmethod
+    def encode(cls, weights: Float32Array) -> Bytes:
+        """Scales are searched for, see `scale_search`."""
+        n_rows, n_columns = weights.shape
+        cls.row_bytes(n_columns)
+        found = scaled_super_blocks(
+            weights, CODES, cls.block_len, N_PARTS, LOWEST_SCALE, HIGHEST_SCALE
+        )
+        codes = (found.values + ZERO_CODE).astype(np.uint8)
+        # (blocks, halves, places of a byte, bytes)
+        low = (codes & 3).reshape(-1, cls.block_len // GROUP, 4, GROUP // 4)
+        third = (codes >> 2).reshape(-1, 8, cls.block_len // 8)
+        scales = (found.scales + np.int16(ZERO_SCALE)).astype(np.uint8)
+        upper = (scales >> 4).reshape(-1, 4, N_PARTS // 4)
+        blocks = np.empty(found.scale.shape, cls.block)
+        blocks["scale"] = half_of_scale(found.scale)
+        blocks["scales"][:, :8] = pack_nibbles(scales & 15)
+        blocks["scales"][:, 8:] = np.bitwise_or.reduce(upper << PLACES, axis=1)
+        blocks["codes"] = np.bitwise_or.reduce(low << PLACES, axis=2)
+        third <<= np.arange(8, dtype=np.uint8)[:, None]
+        blocks["third_bits"] = np.bitwise_or.reduce(third, axis=1)
+        return blocks.view(np.uint8).reshape(n_rows, -1)
 
     @classmethod
     def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:

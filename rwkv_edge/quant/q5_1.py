@@ -2,8 +2,11 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
-from rwkv_edge.quant.packed_bits import bits, halves, nibbles
+from rwkv_edge.quant.affine_search import AffineCodes, affine_blocks
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale
+from rwkv_edge.quant.packed_bits import bits, halves, nibbles, pack_bits, pack_nibbles
+
+CODES = AffineCodes(largest=31, targets=(31.0, 29.0, 29.8, 30.5), n_fits=2, has_positive_least=True)
 
 
 class Q5_1(QuantFormat):
@@ -23,6 +26,20 @@ class Q5_1(QuantFormat):
         ]
     )
     ggml_type = 7
+
+    @classmethod
+    def encode(cls, weights: Float32Array) -> Bytes:
+        """Scale and least value are searched for, see `affine_search`."""
+        n_rows, n_columns = weights.shape
+        cls.row_bytes(n_columns)
+        found = affine_blocks(weights, CODES, cls.block_len)
+        codes = found.codes
+        blocks = np.empty(found.scale.shape, cls.block)
+        blocks["scale"] = half_of_scale(found.scale)
+        blocks["least"] = half_of_scale(found.least)
+        blocks["fifth_bits"] = pack_bits(codes >> 4)
+        blocks["codes"] = pack_nibbles(codes & 15)
+        return blocks.view(np.uint8).reshape(n_rows, -1)
 
     @classmethod
     def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:

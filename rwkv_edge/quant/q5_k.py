@@ -2,11 +2,21 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
-from rwkv_edge.quant.packed_bits import SUPER_BLOCK, halves, nibbles, scales_and_mins
+from rwkv_edge.quant.affine_search import AffineCodes, affine_super_blocks
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale
+from rwkv_edge.quant.packed_bits import (
+    SUPER_BLOCK,
+    halves,
+    nibbles,
+    pack_scales_and_mins,
+    scales_and_mins,
+)
 
 N_PARTS = 8
 PART_LEN = SUPER_BLOCK // N_PARTS
+# Scales and least values of parts are 0 to this.
+LIMIT = 63
+CODES = AffineCodes(largest=31, targets=(31.0, 30.0, 31.6), n_fits=2, has_positive_least=False)
 PLACES = np.arange(N_PARTS, dtype=np.uint8)[:, None]
 
 
@@ -28,6 +38,22 @@ class Q5_K(QuantFormat):
         ]
     )
     ggml_type = 13
+
+    @classmethod
+    def encode(cls, weights: Float32Array) -> Bytes:
+        """Scales and least values are searched for, see `affine_search`."""
+        n_rows, n_columns = weights.shape
+        cls.row_bytes(n_columns)
+        found = affine_super_blocks(weights, CODES, cls.block_len, N_PARTS, LIMIT)
+        codes = found.codes.reshape(-1, N_PARTS, PART_LEN)
+        blocks = np.empty(found.scale.shape, cls.block)
+        blocks["scale"] = half_of_scale(found.scale)
+        blocks["least"] = half_of_scale(found.least)
+        blocks["scales"] = pack_scales_and_mins(found.scales, found.leasts)
+        blocks["fifth_bits"] = np.bitwise_or.reduce(codes >> 4 << PLACES, axis=1)
+        low = codes & 15
+        blocks["codes"] = low[:, 0::2] | (low[:, 1::2] << 4)
+        return blocks.view(np.uint8).reshape(n_rows, -1)
 
     @classmethod
     def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat
-from rwkv_edge.quant.packed_bits import SUPER_BLOCK, halves, nibbles
+from rwkv_edge.quant.base import Bytes, Float32Array, QuantFormat, half_of_scale
+from rwkv_edge.quant.packed_bits import SUPER_BLOCK, halves, nibbles, pack_nibbles
+from rwkv_edge.quant.scale_search import ScaledCodes, scaled_super_blocks, whole_numbers
 
 N_PARTS = 16
 N_HALVES = 2
@@ -12,6 +13,9 @@ GROUP = SUPER_BLOCK // N_HALVES
 PLACES = np.array([0, 2, 4, 6], np.uint8)[:, None]
 # Codes are 0 to 63; this one means zero.
 ZERO_CODE = 32
+CODES = ScaledCodes(whole_numbers(-32, 31), targets=(-32.0, -36.0, -33.0, -31.0, -28.0), n_fits=1)
+# Scales of parts have a byte with a sign.
+LOWEST_SCALE, HIGHEST_SCALE = -128, 127
 
 
 class Q6_K(QuantFormat):
@@ -32,6 +36,24 @@ class Q6_K(QuantFormat):
         ]
     )
     ggml_type = 14
+
+    @classmethod
+    def encode(cls, weights: Float32Array) -> Bytes:
+        """Scales are searched for, see `scale_search`."""
+        n_rows, n_columns = weights.shape
+        cls.row_bytes(n_columns)
+        found = scaled_super_blocks(
+            weights, CODES, cls.block_len, N_PARTS, LOWEST_SCALE, HIGHEST_SCALE
+        )
+        codes = (found.values + ZERO_CODE).astype(np.uint8).reshape(-1, N_HALVES, GROUP)
+        # (blocks, halves, places of a byte, bytes)
+        upper = (codes >> 4).reshape(-1, N_HALVES, 4, GROUP // 4)
+        blocks = np.empty(found.scale.shape, cls.block)
+        blocks["scale"] = half_of_scale(found.scale)
+        blocks["scales"] = found.scales
+        blocks["codes"] = pack_nibbles(codes & 15)
+        blocks["upper_bits"] = np.bitwise_or.reduce(upper << PLACES, axis=2)
+        return blocks.view(np.uint8).reshape(n_rows, -1)
 
     @classmethod
     def decode(cls, raw: Bytes, n_columns: int) -> Float32Array:

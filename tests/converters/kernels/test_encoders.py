@@ -18,7 +18,9 @@ from rwkv_edge.converters.kernels.floats import (
 from rwkv_edge.converters.kernels.half import F32_INFINITY
 from rwkv_edge.converters.kernels.q4_0 import encode_q4_0
 from rwkv_edge.converters.kernels.q8_0 import encode_q8_0
-from rwkv_edge.quant import BF16, F16, Q4_0, Q8_0, QuantFormat
+from rwkv_edge.converters.row_encoder import ENCODERS as ALL_ENCODERS
+from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0, QUANT_FORMATS, QuantFormat
+from tests.quant.test_formats import WEIGHTS
 
 Weights = npt.NDArray[np.float32]
 Encoder = Callable[..., bool]
@@ -27,6 +29,11 @@ ENCODERS = [
     pytest.param(Q8_0, encode_q8_0, np.uint8, id="Q8_0"),
     pytest.param(F16, encode_f16, np.uint16, id="F16"),
     pytest.param(BF16, encode_bf16, np.uint16, id="BF16"),
+]
+SEARCHING = [
+    pytest.param(quant, *encoder, id=quant.__name__)
+    for quant, encoder in ALL_ENCODERS.items()
+    if quant not in (F32, F16, BF16, Q4_0, Q8_0)
 ]
 # The largest weight that each can store: 8 or 127 times the largest float16, and so on.
 LARGEST = {Q4_0: 8 * 65519.0, Q8_0: 127 * 65519.0, F16: 65519.0, BF16: 3.38e38}
@@ -73,6 +80,68 @@ def test_a_fused_multiply_add_would_be_seen(
     steps[:, 1:16] = random.integers(-15, 16, (5000, 15)) / np.float32(16)
     x = largest * steps.astype(np.float32)
     assert run(encode, quant, dtype, x) == quant.encode(x).tobytes()
+
+
+def test_every_format_has_an_encoder() -> None:
+    assert ALL_ENCODERS.keys() == set(QUANT_FORMATS.values())
+
+
+def whole_blocks(x: Weights, n_blocks: int) -> Weights:
+    """Rows of the longest blocks there are, which x fills again and again."""
+    return np.resize(x, (n_blocks, 256))
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+@pytest.mark.parametrize(("quant", "encode", "dtype"), SEARCHING)
+def test_searching_kernel_gives_the_bytes_of_numpy(
+    quant: type[QuantFormat], encode: Encoder, dtype: npt.DTypeLike, case: str
+) -> None:
+    # A number of blocks that fills no group of lanes.
+    x = whole_blocks(WEIGHTS[case], 19)
+    if case == "huge":
+        assert not encode(x.reshape(-1), np.empty(19 * quant.row_bytes(256), np.uint8))
+    else:
+        assert run(encode, quant, dtype, x) == quant.encode(x).tobytes()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("quant", "encode", "dtype"), SEARCHING)
+def test_searching_kernel_gives_the_bytes_of_numpy_for_any_magnitude(
+    quant: type[QuantFormat], encode: Encoder, dtype: npt.DTypeLike, seed: int
+) -> None:
+    for n_blocks in (1, 37):
+        x = whole_blocks(interesting(seed), n_blocks)
+        assert run(encode, quant, dtype, x) == quant.encode(x).tobytes()
+    # Few distinct weights: many ties, and parts of zeros between others.
+    x = np.random.default_rng(seed).integers(-3, 4, (40, 256)).astype(np.float32)
+    x[::3, 40:90] = 0
+    assert run(encode, quant, dtype, x) == quant.encode(x).tobytes()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(-60000, 60000, width=32), min_size=1, max_size=300))
+@pytest.mark.parametrize(("quant", "encode", "dtype"), SEARCHING)
+def test_any_block_of_a_searching_kernel_is_numpys(
+    quant: type[QuantFormat], encode: Encoder, dtype: npt.DTypeLike, values: list[float]
+) -> None:
+    x = whole_blocks(np.array(values, np.float32), 2)
+    assert run(encode, quant, dtype, x) == quant.encode(x).tobytes()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("quant", "encode", "dtype"), SEARCHING)
+def test_a_weight_too_large_for_scales_is_reported(
+    quant: type[QuantFormat], encode: Encoder, dtype: npt.DTypeLike, sign: int
+) -> None:
+    out = np.empty(quant.row_bytes(512), np.uint8)
+    x = np.ones((1, 512), np.float32)
+    x[0, 300] = sign * 60000
+    assert encode(x.reshape(-1), out)
+    assert np.isfinite(quant.decode(out, 512)).all()
+    # Past the largest float16, times scales of a part up to 128, times codes up to 127.
+    for too_large in (65520.0 * 128 * 127, 2.0**40, 1e30, 3.4e38):
+        x[0, 300] = sign * too_large
+        assert not encode(x.reshape(-1), out)
 
 
 @settings(deadline=None, max_examples=200)
