@@ -157,6 +157,7 @@ def show_plan(planned: PlannedFile, list_tensors: bool, as_json: bool) -> None:
         print(f"note: {line}")
     write_types(planned.types)
     if list_tensors:
+        print()
         console.write_table(
             ("tensor", "type", "shape", "bytes", "source"),
             [

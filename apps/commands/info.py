@@ -60,7 +60,8 @@ def show(found: FileInfo, list_tensors: bool) -> None:
         write_types(found.types)
     if found.targets:
         show_targets(found)
-    if list_tensors:
+    if list_tensors and found.tensors:
+        print()
         console.write_table(
             ("tensor", "type", "shape", "bytes"),
             [
@@ -72,6 +73,7 @@ def show(found: FileInfo, list_tensors: bool) -> None:
 
 def show_targets(found: FileInfo) -> None:
     """What the file can be converted to."""
+    print()
     console.write_table(
         ("converted to", "bytes", "size", "memory to run it"),
         [
@@ -92,7 +94,7 @@ def tokenizer_in_words(tokenizer: TokenizerInfo) -> str:
     """Which it is, where it comes from, and what is wrong with it."""
     if tokenizer.kind is None:
         of_other = "" if tokenizer.llama_cpp is None else f" ({tokenizer.llama_cpp})"
-        return f"none that can be used{of_other}: {tokenizer.problem}"
+        return f"none{of_other}: {tokenizer.problem}"
     words = tokenizer.kind
     if tokenizer.origin not in (None, tokenizer.kind):
         words += f", from {tokenizer.origin}"

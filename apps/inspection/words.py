@@ -42,7 +42,8 @@ def memory_facts(memory: "MemoryEstimate | None") -> dict[str, str]:
 
 
 def write_types(types: Sequence[TypeTotal]) -> None:
-    """A table of what tensors are stored as."""
+    """A table of what tensors are stored as, below what stands before it."""
+    print()
     console.write_table(
         ("type", "tensors", "size"),
         [(t.dtype, f"{t.n_tensors:,}", console.human_bytes(t.n_bytes)) for t in types],

@@ -41,7 +41,7 @@ class LlamaCppBackend:
         # Its states have a known layout in every version that llama.cpp runs.
         obstacle = of_llama(model.hyperparameters, ())
         if obstacle is not None:
-            raise UnsupportedModelError(f"{model.path}: {obstacle}")
+            raise UnsupportedModelError(f"{model.path}: {obstacle}; use --backend numba")
         self._library = library = import_llama_cpp()
         self._path = model.path
         self._n_threads = threads or physical_cores()

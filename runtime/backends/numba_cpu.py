@@ -50,7 +50,7 @@ class NumbaBackend:
         self.hyperparameters = hp = model.hyperparameters
         obstacle = of_numba(hp, ())
         if obstacle is not None:
-            raise UnsupportedModelError(f"{model.path}: {obstacle}")
+            raise UnsupportedModelError(f"{model.path}: {obstacle}; use --backend reference")
         self._architecture = architecture_of(hp.version)
         self._compiled = COMPILED[hp.version]
         self._state_shapes = self._architecture.state_shapes(hp)

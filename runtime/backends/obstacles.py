@@ -1,7 +1,7 @@
 """What keeps an engine from running a model, told from its shape and weight types alone.
 
 Importing this imports no engine, so that a file can be described at once. The engines raise what is
-said here, and the tests hold it against what they load.
+said here, with a remedy, and the tests hold it against what they load.
 """
 
 from collections.abc import Callable, Collection
@@ -25,7 +25,7 @@ def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
         if n_channels % CHANNEL_UNIT:
             return (
                 f"{what} {n_channels} is not a multiple of {CHANNEL_UNIT}, "
-                "which the numba backend needs; use --backend reference"
+                "which the numba backend needs"
             )
     others = [quant for quant in formats if quant.__name__ not in COMMON_FORMATS]
     return no_kernels(others) if others else None
@@ -38,7 +38,7 @@ def no_kernels(formats: Formats) -> str | None:
     missing = sorted(quant.__name__ for quant in formats if quant not in PACKED_FORMATS)
     if not missing:
         return None
-    return f"the numba backend has no kernel for {', '.join(missing)}; use --backend reference"
+    return f"the numba backend has no kernel for {', '.join(missing)}"
 
 
 def of_reference(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
@@ -52,7 +52,7 @@ def of_llama(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
     del formats
     if hyperparameters.version in WKV_AXES:
         return None
-    return f"llama.cpp has no RWKV-{hyperparameters.version}; use --backend numba"
+    return f"llama.cpp has no RWKV-{hyperparameters.version}"
 
 
 # By the name of the engine: the sentence, or None where it runs the model.

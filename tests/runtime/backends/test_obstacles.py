@@ -53,7 +53,7 @@ def test_a_weight_type_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(obstacles, "COMMON_FORMATS", frozenset({"F32"}))
     formats = {QUANT_FORMATS["F32"], QUANT_FORMATS["Q4_0"], QUANT_FORMATS["Q8_0"]}
     said = OBSTACLES["numba"](SHAPES["7 of 64"], formats)
-    assert said == "the numba backend has no kernel for Q4_0; use --backend reference"
+    assert said == "the numba backend has no kernel for Q4_0"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -74,4 +74,4 @@ def test_an_engine_loads_a_model_exactly_if_nothing_is_said_to_keep_it(
             return
         with pytest.raises(UnsupportedModelError) as refused:
             load_backend(engine, file, 1)
-        assert str(refused.value) == f"{file.path}: {said}"
+        assert str(refused.value).startswith(f"{file.path}: {said}; use --backend ")
