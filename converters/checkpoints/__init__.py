@@ -39,11 +39,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
-        n_bytes = path.stat().st_size
-        tensors = _read_directory(path, head, n_bytes)
+        seen = path.stat()
+        tensors = _read_directory(path, head, seen.st_size)
         if not tensors:
             raise FormatError(f"{path}: holds no tensors")
-        return Checkpoint(path, without_prefix(path, tensors))
+        checkpoint = Checkpoint(path, without_prefix(path, tensors))
+        # Else the places of one file's tensors would be looked up in another.
+        try:
+            checkpoint.require_unchanged(seen)
+        except FormatError:
+            checkpoint.close()
+            raise
+        return checkpoint
     except FileNotFoundError as error:
         raise FormatError(f"{path}: no such file") from error
     except OSError as error:

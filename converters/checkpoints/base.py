@@ -1,5 +1,6 @@
 """One view of every checkpoint file: named tensors that lie somewhere in it, read when asked."""
 
+import os
 import threading
 from dataclasses import dataclass
 from math import prod
@@ -103,6 +104,11 @@ def widen(elements: Elements, dtype: str) -> Float32Array:
     return elements.astype(np.float32)
 
 
+def stamp(found: os.stat_result) -> tuple[int, int, int]:
+    """What is another number once a file was written to, or another took its name."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class Checkpoint:
     """Named tensors of a file, read one at a time, whole or by rows. Close it, or use `with`.
 
@@ -120,6 +126,7 @@ class Checkpoint:
         self.path = path
         self._tensors = tensors
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self._stamp = stamp(os.fstat(self._file.fileno()))
         self._lock = threading.Lock()
         # The last tensor that had to be gathered, because its rows are not whole in the file.
         self._gathered: tuple[str, Elements] | None = None
@@ -141,6 +148,17 @@ class Checkpoint:
         """Close the file; the checkpoint can be listed but not read afterwards."""
         self._gathered = None
         self._file.close()
+
+    def require_unchanged(self, seen: os.stat_result | None = None) -> None:
+        """Raise FormatError if the file was written to since it was opened.
+
+        seen: also if it is another than this, what stood under its name before.
+        """
+        found = stamp(os.fstat(self._file.fileno())), stamp(seen) if seen else self._stamp
+        if found != (self._stamp, self._stamp):
+            raise FormatError(
+                f"{self.path}: changed while it was read; try again once nobody writes to it"
+            )
 
     def names(self) -> list[str]:
         """Names of the tensors, in file order."""
