@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rwkv_edge.apps import console
+from rwkv_edge.apps.documents import ending_gently
 from rwkv_edge.apps.options import Json
 from rwkv_edge.errors import InputError
 
@@ -51,7 +52,8 @@ def convert(
 
     from rwkv_edge.converters.convert import convert as convert_checkpoint
 
-    with console.progress(f"writing {destination.name}", "bytes") as progress:
+    # A conversion that is asked to end removes what it has written.
+    with ending_gently(), console.progress(f"writing {destination.name}", "bytes") as progress:
         summary = convert_checkpoint(
             checkpoint,
             destination,
