@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from rwkv_edge import Position, Reading
 from rwkv_edge.apps import console
-from rwkv_edge.apps.failures import Stopped, naming
+from rwkv_edge.apps.failures import SIGNALLED, Stopped, naming
 from rwkv_edge.errors import InputError
 
 STDIN = Path("-")
@@ -158,6 +158,8 @@ class Terminated(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
+        # What a command that saves nothing ends with.
+        self.code = SIGNALLED + number
 
 
 @contextlib.contextmanager

@@ -97,6 +97,7 @@ def convert(
                         else:
                             file.write(piece.data)
                             report.add(piece.size)
+                plan.model.checkpoint.require_unchanged()
         except OSError as error:
             raise write_error(destination, error, plan.n_bytes) from error
     words = plan.header.tokenizer

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,10 +22,9 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     remove_leftovers(path)
-    # The number names the process, for `remove_leftovers`; the rest, one of its threads.
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
+    partial, file = open_partial(path)
     try:
-        with open(partial, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -36,22 +36,74 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         raise
 
 
+def open_partial(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `path`, locked for as long as it is open."""
+    while True:
+        # The number names the process, where there are no locks; the rest, one of its threads.
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
+        file = open(partial, "xb")  # noqa: SIM115 - its writer closes it
+        # Before it was locked, another writer may have taken it for a leftover and removed it.
+        if lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
+            return partial, file
+        file.close()
+
+
 def remove_leftovers(path: Path) -> None:
-    """Remove the partial files of dead processes that were writing `path`."""
+    """Remove the partial files of `path` that nobody writes any more."""
     name = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})-[0-9a-f]+{re.escape(SUFFIX)}")
     with contextlib.suppress(OSError):
         for other in os.listdir(path.parent):
             match = name.fullmatch(other)
-            if match and not is_alive(int(match[1])):
+            if match:
                 with contextlib.suppress(OSError):
-                    (path.parent / other).unlink()
+                    remove_if_left(path.parent / other, int(match[1]))
+
+
+def remove_if_left(partial: Path, pid: int) -> None:
+    """Remove a partial file of a process of this number, unless it is still written.
+
+    Its lock says so. The number alone does not: containers that share a folder number their
+    processes each by itself, and the next one in the same container often has the same number.
+    """
+    if os.name == "nt":
+        # There an open file cannot be removed.
+        partial.unlink()
+        return
+    # No link to elsewhere, and no pipe to wait for.
+    descriptor = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        is_mine = lock(descriptor)
+        if is_mine or (is_mine is None and not is_alive(pid)):
+            partial.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool | None:
+    """Lock an open file until it is closed; False if it is locked already, None if that cannot be.
+
+    The system gives the locks of a killed process back. Those of `flock` belong to this descriptor;
+    those of `lockf` would go with any other of the same file, such as gguf's writer opens.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # Some network file systems have no locks.
+        return None
+    return True
 
 
 def is_alive(pid: int) -> bool:
     """True if a process of this number may exist; where that cannot be asked, True."""
     if os.name == "nt":
-        # os.kill would end the process there. An open file cannot be removed on Windows anyway.
-        return pid == os.getpid()
+        # os.kill would end the process there.
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rwkv_edge.atomic_file import atomic_write, is_alive
+from rwkv_edge import atomic_file
+from rwkv_edge.atomic_file import atomic_write, is_alive, lock, remove_leftovers
 
 
 def names(folder: Path) -> list[str]:
@@ -82,16 +83,92 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert not path.exists()
     (left,) = names(tmp_path)
     assert left.startswith(".a.state.")
-    # Another file's leftovers, and those of a process that lives, are none of our business.
+    # Another file's leftovers, and files that merely look like some, are none of our business.
     other = left.replace(".a.", ".b.")
-    mine = f".a.state.{os.getpid()}-0123abcd.partial"
-    for name in (other, mine, "a.state.partial", ".a.state.x-1.partial"):
+    for name in (other, "a.state.partial", ".a.state.x-1.partial"):
         (tmp_path / name).write_bytes(b"")
     with atomic_write(path) as file:
         file.write(b"whole")
-    assert names(tmp_path) == sorted(
-        [other, mine, "a.state.partial", ".a.state.x-1.partial", "a.state"]
-    )
+    assert names(tmp_path) == sorted([other, "a.state.partial", ".a.state.x-1.partial", "a.state"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_what_is_left_under_a_living_process_s_number_is_removed(tmp_path: Path) -> None:
+    """In a container, the process that was killed and the next one are often number 7 both."""
+    path = tmp_path / "a.state"
+    left = tmp_path / f".a.state.{os.getpid()}-0123abcd.partial"
+    left.write_bytes(b"half")
+    with atomic_write(path) as file:
+        assert not left.exists()
+        file.write(b"whole")
+    assert names(tmp_path) == ["a.state"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_what_is_written_under_a_dead_process_s_number_is_let_be(tmp_path: Path) -> None:
+    """Of a process in another container, which shares the folder, the number says nothing."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    path = tmp_path / "a.state"
+    with atomic_write(path) as file:
+        (mine,) = tmp_path.iterdir()
+        theirs = mine.with_name(mine.name.replace(str(os.getpid()), str(ended.pid)))
+        mine.rename(theirs)
+        remove_leftovers(path)
+        assert theirs.exists()
+        theirs.rename(mine)
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_without_locks_the_number_of_the_process_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = tmp_path / f".a.state.{ended.pid}-0123abcd.partial"
+    alive = tmp_path / f".a.state.{os.getpid()}-0123abcd.partial"
+    for left in (dead, alive):
+        left.write_bytes(b"half")
+    monkeypatch.setattr(atomic_file, "lock", lambda descriptor: None)
+    with atomic_write(tmp_path / "a.state") as file:
+        file.write(b"whole")
+    assert names(tmp_path) == [alive.name, "a.state"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes in the file system are POSIX")
+def test_what_looks_like_a_leftover_but_is_none_is_not_followed(tmp_path: Path) -> None:
+    treasure = tmp_path / "treasure"
+    treasure.write_bytes(b"mine")
+    (tmp_path / ".a.state.999999999-01.partial").symlink_to(treasure)
+    os.mkfifo(tmp_path / ".a.state.999999999-02.partial")
+    (tmp_path / ".a.state.999999999-03.partial").mkdir()
+    with atomic_write(tmp_path / "a.state") as file:
+        file.write(b"whole")
+    assert treasure.read_bytes() == b"mine"
+    assert (tmp_path / "a.state").read_bytes() == b"whole"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_a_file_that_was_taken_for_a_leftover_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its locking, another writer may come by."""
+    locks: list[int] = []
+
+    def lock_late(descriptor: int) -> bool | None:
+        if not locks:
+            for partial in tmp_path.iterdir():
+                partial.unlink()
+        locks.append(descriptor)
+        return lock(descriptor)
+
+    monkeypatch.setattr(atomic_file, "lock", lock_late)
+    with atomic_write(tmp_path / "a.state") as file:
+        file.write(b"whole")
+    assert len(locks) == 2
+    assert (tmp_path / "a.state").read_bytes() == b"whole"
 
 
 def test_this_process_is_alive() -> None:

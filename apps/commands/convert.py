@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rwkv_edge.apps import console
+from rwkv_edge.apps.documents import ending_gently
 from rwkv_edge.apps.inspection.words import memory_facts, shape_facts, write_types
 from rwkv_edge.apps.options import Json
 from rwkv_edge.apps.planned_file import PlannedFile, describe_plan
@@ -113,7 +114,8 @@ def convert(
         ) as found:
             show_plan(describe_plan(found, destination), tensors, as_json)
         return
-    with console.progress(f"writing {destination.name}", "bytes") as progress:
+    # A conversion that is asked to end removes what it has written.
+    with ending_gently(), console.progress(f"writing {destination.name}", "bytes") as progress:
         summary = convert_checkpoint(
             checkpoint,
             destination,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rwkv_edge.converters.checkpoints.base import Checkpoint
 from rwkv_edge.converters.checkpoints.containers import CONTAINERS, GGUF, Container, container_of
-from rwkv_edge.converters.checkpoints.tensors import Directory
+from rwkv_edge.converters.checkpoints.tensors import Directory, Stamp, stamp_of
 from rwkv_edge.errors import FormatError
 
 __all__ = [
@@ -46,13 +46,25 @@ def open_directory(path: Path, directory: Directory) -> Checkpoint:
 def read_directory(path: Path) -> Directory:
     """Where the tensors of a file or folder lie, by name; raises as `open_checkpoint` does."""
     try:
+        # Before anything is read: else the places of one file's tensors could be looked up in
+        # another that took its name.
+        seen = stamps_of(path)
         container = container_of(path)
-        directory = replace(container.read(path), container=container.name)
+        found = container.read(path)
+        stamps = tuple(seen.get(file.name) or stamp_of(file.stat()) for file in found.files)
+        directory = replace(found, container=container.name, stamps=stamps)
     except OSError as error:
         raise unreadable(path, error) from error
     if not directory.tensors:
         raise FormatError(f"{path}: holds no tensors")
     return without_prefix(path, directory)
+
+
+def stamps_of(path: Path) -> dict[str, Stamp]:
+    """A file's stamp, or those of all files in a folder, by name; raises OSError."""
+    if path.is_dir():
+        return {file.name: stamp_of(file.stat()) for file in path.iterdir() if file.exists()}
+    return {path.name: stamp_of(path.stat())}
 
 
 def unreadable(path: Path, error: OSError) -> FormatError:

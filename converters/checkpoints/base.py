@@ -1,5 +1,6 @@
 """One view of every checkpoint: named tensors that lie somewhere in its files, read when asked."""
 
+import os
 import threading
 from io import FileIO
 from math import prod
@@ -19,6 +20,7 @@ from rwkv_edge.converters.checkpoints.tensors import (
     Tensor,
     contiguous_strides,
     quant_format_named,
+    stamp_of,
     widen,
 )
 from rwkv_edge.errors import FormatError
@@ -121,6 +123,25 @@ class Checkpoint:
             file.close()
         self._open.clear()
 
+    def require_unchanged(self) -> None:
+        """Raise FormatError if a file was written to since its directory was read."""
+        with self._lock:
+            for number in range(len(self.directory.files)):
+                self._require_unchanged(number)
+
+    def _require_unchanged(self, number: int) -> None:
+        """The same for one file; what takes the name of one that is open changes nothing."""
+        path, opened = self.directory.files[number], self._open.get(number)
+        try:
+            found = os.fstat(opened.fileno()) if opened is not None else path.stat()
+            changed = stamp_of(found) != self.directory.stamps[number]
+        except OSError:
+            changed = True
+        if changed:
+            raise FormatError(
+                f"{path}: changed while it was read; try again once nobody writes to it"
+            )
+
     def names(self) -> list[str]:
         """Names of the tensors, in file order."""
         return list(self._tensors)
@@ -221,6 +242,7 @@ class Checkpoint:
             file = self._open[number] = open(  # noqa: SIM115
                 self.directory.files[number], "rb", buffering=0
             )
+            self._require_unchanged(number)
         return file
 
     def _read_into(self, tensor: StoredTensor, buffer: npt.NDArray[np.uint8], name: str) -> None:

@@ -1,5 +1,6 @@
 """Where tensors lie in files: what a reader of a container finds out, before any number is read."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -28,6 +29,15 @@ def quant_format_named(dtype: str) -> type[QuantFormat] | None:
     """The format of blocks that this name stands for, None for plain numbers."""
     found = QUANT_FORMATS.get(dtype)
     return found if found is not None and found.block_len > 1 else None
+
+
+# What is another once a file was written to, or another took its name.
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """A file's number, size and time of the last write."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,8 @@ Tensor = StoredTensor | DerivedTensor
 class Directory:
     """What a container holds, by name, in file order.
 
-    files: those that tensors lie in, as `StoredTensor.file` counts them. container: the name of
+    files: those that tensors lie in, as `StoredTensor.file` counts them; stamps: what each was
+    when it was read. container: the name of
     the entry of `CONTAINERS` that read it. naming: whose names the tensors had, empty if RWKV-LM's.
     config: what a `config.json` beside them says, empty where there is none. notes: sentences for
     the user.
@@ -160,6 +171,7 @@ class Directory:
     naming: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
 
 
 def contiguous_strides(shape: Shape) -> Shape:

@@ -220,7 +220,7 @@ def test_what_is_no_shard_is_refused(folder: Path, sharded: dict[str, str]) -> N
 def test_a_shard_that_shrinks_is_named(folder: Path, sharded: dict[str, str]) -> None:
     with open_checkpoint(folder) as checkpoint:
         (folder / "model-1.safetensors").write_bytes(b"")
-        with pytest.raises(FormatError, match=r"model-1\.safetensors: b: .*shrank"):
+        with pytest.raises(FormatError, match=r"model-1\.safetensors: changed while"):
             checkpoint.read("b")
         (folder / "model-0.safetensors").unlink()
     with pytest.raises(FormatError, match="missing"):
