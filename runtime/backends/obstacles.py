@@ -6,6 +6,7 @@ said here, with a remedy, and the tests hold it against what they load.
 
 from collections.abc import Callable, Collection
 
+from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import QuantFormat
 from rwkv_edge.runtime.backends.llama_state import WKV_AXES
@@ -33,12 +34,15 @@ def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
 
 def no_kernels(formats: Formats) -> str | None:
     """Weight types that the numba engine cannot multiply with; imports it."""
-    from rwkv_edge.runtime.arena import PACKED_FORMATS
+    from rwkv_edge.runtime.arena import packed_format
 
-    missing = sorted(quant.__name__ for quant in formats if quant not in PACKED_FORMATS)
-    if not missing:
-        return None
-    return f"the numba backend has no kernel for {', '.join(missing)}"
+    missing = []
+    for quant in formats:
+        try:
+            packed_format(quant)
+        except UnsupportedModelError:
+            missing.append(quant.__name__)
+    return f"the numba backend has no kernel for {', '.join(sorted(missing))}" if missing else None
 
 
 def of_reference(hyperparameters: Hyperparameters, formats: Formats) -> str | None:

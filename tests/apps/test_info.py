@@ -24,7 +24,8 @@ from rwkv_edge.converters.synthetic import (
 from rwkv_edge.converters.weight_types import FILE_TYPES
 from rwkv_edge.quant import QUANT_FORMATS
 from rwkv_edge.runtime.footprint import MemoryEstimate
-from tests.converters.foreign_names import fla_7, write_tiny
+from tests.converters.checkpoints.rwkv_cpp_writer import write_rwkv_cpp
+from tests.converters.foreign_names import fla_7, rwkv_cpp, write_tiny
 
 from .conftest import Run
 
@@ -335,6 +336,36 @@ def test_a_hugging_face_folder_is_described(run: Run, tmp_path: Path, sharded: b
     # Parts by themselves are sent to the folder.
     for path in folder.glob("*.json"):
         assert "name the folder" in described(run, path)["advice"]
+
+
+@pytest.mark.parametrize("kind", ["FP32", "FP16", "Q4_0", "Q5_1", "Q8_0"])
+def test_a_file_of_rwkv_cpp_is_described_as_it_is_stored(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "m.bin"
+    write_rwkv_cpp(path, rwkv_cpp(write_tiny(tmp_path / "m.pth", "7"), "7"), kind)
+    found = described(run, path)
+    assert (found["kind"], found["use"], found["version"]) == ("checkpoint", "convert", "7")
+    assert (found["container"], found["n_bytes"]) == ("rwkv.cpp's .bin", path.stat().st_size)
+    stored = {"FP32": "float32", "FP16": "float16"}.get(kind, kind)
+    assert stored in {total["dtype"] for total in found["types"]}
+    # The rest is names and shapes.
+    data = sum(total["n_bytes"] for total in found["types"])
+    assert 0.97 * path.stat().st_size < data < path.stat().st_size
+    convert(path, tmp_path / "m.gguf", "Q4_0")
+    (size,) = (t["n_bytes"] for t in found["targets"] if t["weight_type"] == "Q4_0")
+    assert size == (tmp_path / "m.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_torchs_older_format_is_described(run: Run, tmp_path: Path, is_new: bool) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = write_tiny(tmp_path / "m.pth", "6")
+    state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=is_new)
+    found = described(run, tmp_path / "old.pth")
+    assert (found["use"], found["version"]) == ("convert", "6")
+    assert ("before 1.6" in found["container"]) != is_new
 
 
 def test_a_folder_without_a_model_is_one_line(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rwkv_edge.converters.synthetic import (
 from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
-from rwkv_edge.quant import QUANT_FORMATS
+from rwkv_edge.quant import QUANT_FORMATS, QuantFormat
 from rwkv_edge.runtime import arena
 from rwkv_edge.runtime.arch import COMPILED
 from rwkv_edge.runtime.backends import BACKENDS, load_backend, obstacles
@@ -38,22 +38,28 @@ def test_every_engine_says_what_it_cannot_run() -> None:
     assert set(COMPILED) == set(REFERENCES) == set(SYNTHETIC_VERSIONS)
 
 
-def test_the_weight_types_with_kernels_are_those_of_the_arena() -> None:
-    packed = {quant.__name__ for quant in arena.PACKED_FORMATS}
-    assert packed >= COMMON_FORMATS
-    hp = SHAPES["7 of 64"]
-    for name, quant in QUANT_FORMATS.items():
-        said = OBSTACLES["numba"](hp, {quant})
-        assert said is None if name in packed else name in str(said)
+@pytest.mark.parametrize("name", QUANT_FORMATS)
+def test_a_weight_type_is_said_to_have_kernels_exactly_if_the_arena_packs_it(name: str) -> None:
+    said = OBSTACLES["numba"](SHAPES["7 of 64"], {QUANT_FORMATS[name]})
+    try:
+        arena.packed_format(QUANT_FORMATS[name])
+    except UnsupportedModelError:
+        assert said == f"the numba backend has no kernel for {name}"
+        assert name not in COMMON_FORMATS
+    else:
+        assert said is None
 
 
-def test_a_weight_type_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = {q: p for q, p in arena.PACKED_FORMATS.items() if q.__name__ != "Q4_0"}
-    monkeypatch.setattr(arena, "PACKED_FORMATS", packed)
+def test_weight_types_without_kernels_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_for_blocks(quant: type[QuantFormat]) -> None:
+        if quant.block_len > 1:
+            raise UnsupportedModelError("not this")
+
+    monkeypatch.setattr(arena, "packed_format", none_for_blocks)
     monkeypatch.setattr(obstacles, "COMMON_FORMATS", frozenset({"F32"}))
-    formats = {QUANT_FORMATS["F32"], QUANT_FORMATS["Q4_0"], QUANT_FORMATS["Q8_0"]}
+    formats = {QUANT_FORMATS[name] for name in ("F32", "F16", "Q8_0", "Q4_0")}
     said = OBSTACLES["numba"](SHAPES["7 of 64"], formats)
-    assert said == "the numba backend has no kernel for Q4_0"
+    assert said == "the numba backend has no kernel for Q4_0, Q8_0"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
