@@ -24,7 +24,7 @@ from rwkv_edge.runtime.arch.weights import (
 )
 from rwkv_edge.runtime.kernels.activations import quantize_rows, slot
 from rwkv_edge.runtime.kernels.barrier import meet
-from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, list_active, list_active_values
+from rwkv_edge.runtime.kernels.columns import list_active, list_active_values
 from rwkv_edge.runtime.kernels.elementwise import (
     add,
     add_product,
@@ -36,7 +36,7 @@ from rwkv_edge.runtime.kernels.elementwise import (
     sigmoid,
 )
 from rwkv_edge.runtime.kernels.embedding import decode_row
-from rwkv_edge.runtime.kernels.matmul import matmul, reads_columns, takes_codes
+from rwkv_edge.runtime.kernels.matmul import matmul, takes_codes
 from rwkv_edge.runtime.kernels.norms import layer_norm
 from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
 from rwkv_edge.runtime.simd.memory import floats_at
@@ -60,8 +60,7 @@ def wkv_state(address, n_layer, n_head, head_size):
 @kernel
 def multiply_share(arena, matrix, x, n_tokens, y, s, thread, n_threads):
     """y = x W^T in this thread's share of the rows; gives (first, last) of it. s: the scratch."""
-    unit = GROUP_ROWS if reads_columns(matrix) else ROW_UNIT
-    first, last = share(matrix.n_rows, unit, thread, n_threads)
+    first, last = share(matrix.n_rows, matrix.row_unit, thread, n_threads)
     matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
     return first, last
 
@@ -77,7 +76,7 @@ def embed(weights, tokens, x, thread, n_threads):
     """x = layer norm 0 of the embedding; tokens are dealt out to the threads."""
     ends, n_embd = weights.ends, weights.ends.shape[1]
     for t in range(thread, tokens.size, n_threads):
-        decode_row(weights.embedding[tokens[t]], weights.embedding_format, x[t], n_embd)
+        decode_row(weights.embedding[tokens[t]], weights.embedding_decoder, x[t], n_embd)
         layer_norm(x[t], ends[LN0_W], ends[LN0_B], x[t], 0, n_embd)
 
 
@@ -146,7 +145,8 @@ def prepare_hidden(weights, s, layer, n_tokens, first, last):
     if n_tokens < PANEL_TOKENS:
         for t in range(n_tokens):
             if takes_codes(m[FFN_VALUE]):
-                list_active(hidden.codes[0, t], s.active, t, first, last)
+                part_len = m[FFN_VALUE].part_len
+                list_active(hidden.codes[0, t], s.active, t, part_len, first, last)
             else:
                 list_active_values(hidden.values[0, t], s.active, t, first, last)
 

@@ -57,7 +57,7 @@ def deep_embed(weights, s, tokens, layer, thread):
     deep = slot(s.deep, thread)
     for t in range(tokens.size):
         row = bytes_at(table.address + tokens[t] * table.row_bytes, (table.row_bytes,))
-        decode_row(row, table.format, S, TABLE_COLUMNS)
+        decode_row(row, table.decoder, S, TABLE_COLUMNS)
         row_times_matrix(s.shared.hidden.values[HIDDEN_S, t], S, deep.values[t])
     matrix = weights.shared.matrices[layer, S2]
     quantize_for(matrix, deep, tokens.size, 0, DEEP_EMBED_RANK)

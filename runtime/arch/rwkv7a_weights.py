@@ -12,15 +12,16 @@ from rwkv_edge.runtime.arch import rwkv7_weights
 from rwkv_edge.runtime.arch.rwkv7_weights import MATRIX_NAMES, VECTOR_NAMES
 from rwkv_edge.runtime.arch.weights import Float32Array, Scratch, Weights
 from rwkv_edge.runtime.arch.weights import load_weights as load_named
-from rwkv_edge.runtime.arena import packed_format
 from rwkv_edge.runtime.kernels.activations import Activations, new_activations, padded
+from rwkv_edge.runtime.kernels.embedding import row_decoder
 from rwkv_edge.runtime.team import ThreadTeam
 
 # They go on where the matrices of RWKV-7 end.
 S1, S2 = len(MATRIX_NAMES), len(MATRIX_NAMES) + 1
 DEEP_MATRIX_NAMES = (*MATRIX_NAMES, "channel_mix_s1", "channel_mix_s2")
-# A table of one layer in the mapped file: where it begins, bytes of a token's row, and its format.
-TABLE = np.dtype([("address", "i8"), ("row_bytes", "i8"), ("format", "i8")])
+# A table of one layer in the mapped file: where it begins, bytes of a token's row, and the address
+# of the kernel that decodes one.
+TABLE = np.dtype([("address", "i8"), ("row_bytes", "i8"), ("decoder", "i8")])
 
 # The slot of `Scratch.mixed` beside those that every channel mix uses: x, not shifted.
 IN_S = 2
@@ -74,7 +75,7 @@ def load_weights(model: ModelFile, team: ThreadTeam) -> DeepWeights:
     for layer in range(hp.n_layer):
         s0[layer, : hp.n_ffn] = model.tensor(f"blk.{layer}.channel_mix_s0.weight").decode()
         table = model.tensor(f"blk.{layer}.channel_mix_s_emb.weight")
-        row_format = int(packed_format(table.quant_format))
-        tables[layer] = (table.raw.ctypes.data, table.raw.shape[1], row_format)
+        decoder = row_decoder(table.quant_format)
+        tables[layer] = (table.raw.ctypes.data, table.raw.shape[1], decoder)
     shared = load_named(model, team, DEEP_MATRIX_NAMES, VECTOR_NAMES)
     return DeepWeights(shared, s0, tables)

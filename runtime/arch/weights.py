@@ -11,9 +11,10 @@ from rwkv_edge.arch import architecture_of
 from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
-from rwkv_edge.runtime.arena import Arena, packed_format
+from rwkv_edge.runtime.arena import Arena
 from rwkv_edge.runtime.kernels.activations import BLOCK, Activations, new_activations
 from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, ActiveColumns, new_active_columns
+from rwkv_edge.runtime.kernels.embedding import row_decoder
 from rwkv_edge.runtime.kernels.matmul import MATRIX
 from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS, new_panels
 from rwkv_edge.runtime.team import ThreadTeam
@@ -55,9 +56,9 @@ class Weights(NamedTuple):
 
     arena: bytes that all matrices lie in. matrices: (L, M) and head: (1,), records of `MATRIX`.
     vectors: (L, N, C), ends: (4, C) float32. embedding: (n_vocab, bytes of a row) of the mapped
-    file, in the format embedding_format. head_unit: channels are shared out by this many.
-    ffn_offset: bytes from the beginning of a state to its ffn_x. rescale_every: x is halved after
-    every so many layers, 0 for never.
+    file; embedding_decoder: the address of the kernel that decodes one. head_unit: channels are
+    shared out by this many. ffn_offset: bytes from the beginning of a state to its ffn_x.
+    rescale_every: x is halved after every so many layers, 0 for never.
     """
 
     arena: npt.NDArray[np.uint8]
@@ -66,7 +67,7 @@ class Weights(NamedTuple):
     vectors: Float32Array
     ends: Float32Array
     embedding: npt.NDArray[np.uint8]
-    embedding_format: int
+    embedding_decoder: int
     head_size: int
     head_unit: int
     ffn_offset: int
@@ -160,7 +161,7 @@ def load_weights(
         ),
         ends=np.stack([model.tensor(name).decode().reshape(-1) for name in END_NAMES]),
         embedding=embedding.raw,
-        embedding_format=int(packed_format(embedding.quant_format)),
+        embedding_decoder=row_decoder(embedding.quant_format),
         head_size=hp.head_size,
         head_unit=head_unit or math.lcm(hp.head_size, BLOCK),
         ffn_offset=offset_in_state(hp, "ffn_x"),

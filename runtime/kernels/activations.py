@@ -18,6 +18,8 @@ from rwkv_edge.runtime.simd.arithmetic import (
 from rwkv_edge.runtime.simd.memory import load_f32x16, store_i8x16
 
 BLOCK = 32
+# Columns that share a scale in the formats whose parts are of 16.
+HALF = 16
 # A tile of packed quantized weights spans two blocks: rows are padded to whole tiles.
 COLUMN_PADDING = 2 * BLOCK
 
@@ -27,7 +29,8 @@ class Activations(NamedTuple):
 
     values: (T, columns) float32. codes: (T, columns) int8; quads: the same bytes as
     (T, columns / 4) int32; scales: (T, columns / 32) float32; sums: of the codes of each block,
-    int32. values ~ codes * scales. Slots, where there are several, come first.
+    int32; half_sums: of each half of a block, (T, columns / 16). values ~ codes * scales. Slots,
+    where there are several, come first.
     """
 
     values: npt.NDArray[np.float32]
@@ -35,6 +38,7 @@ class Activations(NamedTuple):
     quads: npt.NDArray[np.int32]
     scales: npt.NDArray[np.float32]
     sums: npt.NDArray[np.int32]
+    half_sums: npt.NDArray[np.int32]
 
 
 def padded(n_columns: int) -> int:
@@ -52,20 +56,21 @@ def new_activations(n_slots: int, n_tokens: int, n_columns: int) -> Activations:
         quads=codes.view(np.int32),
         scales=np.zeros((n_slots, n_tokens, n_padded // BLOCK), np.float32),
         sums=np.zeros((n_slots, n_tokens, n_padded // BLOCK), np.int32),
+        half_sums=np.zeros((n_slots, n_tokens, n_padded // HALF), np.int32),
     )
 
 
 @inline
 def slot(x, i):
     """The T rows of one slot."""
-    return Activations(x.values[i], x.codes[i], x.quads[i], x.scales[i], x.sums[i])
+    return Activations(x.values[i], x.codes[i], x.quads[i], x.scales[i], x.sums[i], x.half_sums[i])
 
 
 @kernel
-def quantize(values, codes, scales, sums, first, last):
+def quantize(values, codes, scales, sums, half_sums, first, last):
     """Columns first to last of one row: code = round(value / scale), scale = max |value| / 127.
 
-    first is a multiple of 32. codes, scales and sums of the blocks are overwritten.
+    first is a multiple of 32. codes, scales and both sums of the blocks are overwritten.
     """
     for column in range(first, last, BLOCK):
         low, high = load_f32x16(values, column), load_f32x16(values, column + 16)
@@ -76,11 +81,14 @@ def quantize(values, codes, scales, sums, first, last):
         store_i8x16(codes, column, low_codes)
         store_i8x16(codes, column + 16, high_codes)
         scales[column // BLOCK] = scale
-        sums[column // BLOCK] = horizontal_sum_i32(low_codes + high_codes)
+        low_sum, high_sum = horizontal_sum_i32(low_codes), horizontal_sum_i32(high_codes)
+        half_sums[column // HALF] = low_sum
+        half_sums[column // HALF + 1] = high_sum
+        sums[column // BLOCK] = low_sum + high_sum
 
 
 @kernel
 def quantize_rows(x, n_tokens, first, last):
     """Columns first to last of every row."""
     for t in range(n_tokens):
-        quantize(x.values[t], x.codes[t], x.scales[t], x.sums[t], first, last)
+        quantize(x.values[t], x.codes[t], x.scales[t], x.sums[t], x.half_sums[t], first, last)

@@ -1,82 +1,96 @@
-"""A matrix product, whatever format its weights are in; and which format is which number."""
-
-from enum import IntEnum
-from typing import Any
+"""A matrix product, whatever format its weights are in; and the table of formats."""
 
 import numba
 import numpy as np
 from numba import types
 
+from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.jit import kernel
+from rwkv_edge.quant import (
+    BF16,
+    F16,
+    F32,
+    IQ4_NL,
+    IQ4_XS,
+    Q2_K,
+    Q3_K,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q5_1,
+    Q5_K,
+    Q6_K,
+    Q8_0,
+    QuantFormat,
+)
+from rwkv_edge.runtime.kernels import (
+    matmul_floats,
+    matmul_iq4_nl,
+    matmul_iq4_xs,
+    matmul_q2_k,
+    matmul_q3_k,
+    matmul_q4_0,
+    matmul_q4_1,
+    matmul_q4_k,
+    matmul_q5_0,
+    matmul_q5_1,
+    matmul_q5_k,
+    matmul_q6_k,
+    matmul_q8_0,
+)
 from rwkv_edge.runtime.kernels.columns import ActiveColumns
-from rwkv_edge.runtime.kernels.matmul_floats import (
-    matmul_bf16,
-    matmul_bf16_columns,
-    matmul_f16,
-    matmul_f16_columns,
-    matmul_f32,
-    matmul_f32_columns,
-)
-from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0, matmul_q4_0_columns
-from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0, matmul_q8_0_columns
-from rwkv_edge.runtime.kernels.panel import (
-    ACTIVATIONS_TYPE,
-    byte_panel_address,
-    nibble_panel_address,
-)
+from rwkv_edge.runtime.kernels.packed_format import PackedFormat
+from rwkv_edge.runtime.kernels.panel import ACTIVATIONS_TYPE
+from rwkv_edge.runtime.kernels.panel import ARGUMENTS as PANEL_ARGUMENTS
 from rwkv_edge.runtime.simd.calls import address_of, array_of, call_through_address
+from rwkv_edge.runtime.simd.cpu import tier
 
-# One packed matrix: where it starts in the arena of weights, rows and columns with padding, format,
-# and the addresses of the kernels that multiply it, and a panel of it with many tokens.
+# One packed matrix: where it starts in the arena of weights, rows and columns with padding, columns
+# that share a scale, rows that threads take together, and the addresses of the kernels that
+# multiply it, and a panel of it with many tokens.
 MATRIX = np.dtype(
     [
         ("offset", "i8"),
         ("n_rows", "i8"),
         ("n_columns", "i8"),
-        ("format", "i8"),
+        ("part_len", "i8"),
+        ("row_unit", "i8"),
         ("multiply", "i8"),
         ("multiply_panel", "i8"),
     ]
 )
 
-
-class PackedFormat(IntEnum):
-    """Formats in memory. Q8_0 to Q4_0_COLUMNS multiply quantized activations; from Q8_0_COLUMNS on
-    they can skip columns.
-    """
-
-    F32 = 0
-    F16 = 1
-    BF16 = 2
-    Q8_0 = 3
-    Q4_0 = 4
-    Q8_0_COLUMNS = 5
-    Q4_0_COLUMNS = 6
-    F32_COLUMNS = 7
-    F16_COLUMNS = 8
-    BF16_COLUMNS = 9
-
-
-KERNELS: dict[PackedFormat, Any] = {
-    PackedFormat.F32: matmul_f32,
-    PackedFormat.F16: matmul_f16,
-    PackedFormat.BF16: matmul_bf16,
-    PackedFormat.Q8_0: matmul_q8_0,
-    PackedFormat.Q4_0: matmul_q4_0,
-    PackedFormat.Q8_0_COLUMNS: matmul_q8_0_columns,
-    PackedFormat.Q4_0_COLUMNS: matmul_q4_0_columns,
-    PackedFormat.F32_COLUMNS: matmul_f32_columns,
-    PackedFormat.F16_COLUMNS: matmul_f16_columns,
-    PackedFormat.BF16_COLUMNS: matmul_bf16_columns,
+# By the format in a file: how a matrix is packed, and how one whose inputs are mostly zero is.
+PACKED_FORMATS: dict[type[QuantFormat], tuple[PackedFormat, PackedFormat]] = {
+    F32: (matmul_floats.F32_FORMAT, matmul_floats.F32_COLUMNS_FORMAT),
+    F16: (matmul_floats.F16_FORMAT, matmul_floats.F16_COLUMNS_FORMAT),
+    BF16: (matmul_floats.BF16_FORMAT, matmul_floats.BF16_COLUMNS_FORMAT),
+    Q4_0: (matmul_q4_0.DENSE_FORMAT, matmul_q4_0.COLUMNS_FORMAT),
+    Q8_0: (matmul_q8_0.DENSE_FORMAT, matmul_q8_0.COLUMNS_FORMAT),
+    Q4_K: (matmul_q4_k.DENSE_FORMAT, matmul_q4_k.DENSE_FORMAT),
+    Q5_K: (matmul_q5_k.DENSE_FORMAT, matmul_q5_k.DENSE_FORMAT),
+    Q6_K: (matmul_q6_k.DENSE_FORMAT, matmul_q6_k.DENSE_FORMAT),
+    # Rarer ones read all columns.
+    Q4_1: (matmul_q4_1.DENSE_FORMAT, matmul_q4_1.DENSE_FORMAT),
+    Q5_0: (matmul_q5_0.DENSE_FORMAT, matmul_q5_0.DENSE_FORMAT),
+    Q5_1: (matmul_q5_1.DENSE_FORMAT, matmul_q5_1.DENSE_FORMAT),
+    IQ4_NL: (matmul_iq4_nl.DENSE_FORMAT, matmul_iq4_nl.DENSE_FORMAT),
+    Q2_K: (matmul_q2_k.DENSE_FORMAT, matmul_q2_k.DENSE_FORMAT),
+    Q3_K: (matmul_q3_k.DENSE_FORMAT, matmul_q3_k.DENSE_FORMAT),
+    IQ4_XS: (matmul_iq4_xs.DENSE_FORMAT, matmul_iq4_xs.DENSE_FORMAT),
 }
-F32, F16, BF16, Q8_0 = (
-    int(f) for f in (PackedFormat.F32, PackedFormat.F16, PackedFormat.BF16, PackedFormat.Q8_0)
-)
-NIBBLES = (PackedFormat.Q4_0, PackedFormat.Q4_0_COLUMNS)
-BYTES = (PackedFormat.Q8_0, PackedFormat.Q8_0_COLUMNS)
-FIRST_QUANTIZED = Q8_0
-LAST_QUANTIZED = int(PackedFormat.Q4_0_COLUMNS)
-FIRST_BY_COLUMNS = int(PackedFormat.Q8_0_COLUMNS)
+
+
+def packed_format(quant_format: type[QuantFormat], sparse_inputs: bool = False) -> PackedFormat:
+    """The packed twin of a file's format. Raises UnsupportedModelError if there is none."""
+    found = PACKED_FORMATS.get(quant_format)
+    if found is None:
+        raise UnsupportedModelError(
+            f"the numba backend has no kernel for {quant_format.__name__}; "
+            "convert the original checkpoint again, or use --backend reference"
+        )
+    return found[1] if sparse_inputs else found[0]
 
 
 # Those of `matmul`, which every kernel of a format takes.
@@ -103,33 +117,28 @@ ARGUMENTS: tuple[types.Type, ...] = (
 call_kernel = call_through_address(ARGUMENTS)
 
 
-def kernel_addresses(packed_format: PackedFormat) -> tuple[int, int]:
+def kernel_addresses(packed: PackedFormat) -> tuple[int, int]:
     """`MATRIX.multiply` and `multiply_panel`; compiles the kernels where no one has."""
-    multiply = address_of(KERNELS[packed_format], ARGUMENTS)
-    if packed_format in NIBBLES:
-        return multiply, nibble_panel_address()
-    return multiply, byte_panel_address() if packed_format in BYTES else 0
+    multiply = address_of(packed.multiply, ARGUMENTS)
+    if packed.multiply_panel is None:
+        return multiply, 0
+    plain, by_tiles = packed.multiply_panel
+    return multiply, address_of(by_tiles if tier() == "amx" else plain, PANEL_ARGUMENTS)
 
 
 @kernel
 def takes_codes(matrix):
     """Does this matrix multiply int8 activations?"""
-    return FIRST_QUANTIZED <= matrix.format <= LAST_QUANTIZED
-
-
-@kernel
-def reads_columns(matrix):
-    """Can this matrix skip columns whose inputs are zero?"""
-    return matrix.format >= FIRST_BY_COLUMNS
+    return matrix.part_len > 0
 
 
 @kernel
 def matmul(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """y[token, row] = sum over columns of W[row, column] x[token, column]; y is overwritten.
 
-    Rows first_row to last_row, both multiples of 16, or of 128 for one that `reads_columns`;
-    n_tokens rows of x. active: which columns such a one reads, for fewer than PANEL_TOKENS tokens.
-    panel: PANEL_BYTES that this thread has to itself.
+    Rows first_row to last_row, both multiples of the matrix's row_unit; n_tokens rows of x. active:
+    which columns one that can skip columns reads, for fewer than PANEL_TOKENS tokens. panel:
+    PANEL_BYTES that this thread has to itself.
     """
     call_kernel(
         matrix.multiply,

@@ -10,7 +10,13 @@ import numpy as np
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.kernels.activations import BLOCK
 from rwkv_edge.runtime.kernels.columns import blocks_ahead
-from rwkv_edge.runtime.kernels.pack import ROWS
+from rwkv_edge.runtime.kernels.pack_floats import (
+    BF16_EXPONENT,
+    F16_EXPONENT,
+    F32_EXPONENT,
+    packing_of,
+)
+from rwkv_edge.runtime.kernels.packed_format import ROWS, PackedFormat
 from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
 from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32
 from rwkv_edge.runtime.simd.memory import (
@@ -169,3 +175,25 @@ def matmul_bf16_columns(weights, matrix, x, active, n_tokens, y, first_row, last
     multiply_active(
         load_bf16x16, 2, weights, matrix, x.values, active, n_tokens, y, first_row, last_row
     )
+
+
+def format_of(multiply_kernel, exponent, element_bytes, group_rows):
+    """Numbers that take so many bytes, in groups of so many rows; only the larger skip columns."""
+    return PackedFormat(
+        multiply=multiply_kernel,
+        pack=packing_of(exponent, group_rows),
+        tile_blocks=1,
+        tile_bytes=group_rows * COLUMN_STEP * element_bytes,
+        multiply_panel=None,
+        part_len=0,
+        group_rows=group_rows,
+        reads_columns=group_rows == COLUMN_GROUP_ROWS,
+    )
+
+
+F32_FORMAT = format_of(matmul_f32, F32_EXPONENT, 4, ROWS)
+F16_FORMAT = format_of(matmul_f16, F16_EXPONENT, 2, ROWS)
+BF16_FORMAT = format_of(matmul_bf16, BF16_EXPONENT, 2, ROWS)
+F32_COLUMNS_FORMAT = format_of(matmul_f32_columns, F32_EXPONENT, 4, COLUMN_GROUP_ROWS)
+F16_COLUMNS_FORMAT = format_of(matmul_f16_columns, F16_EXPONENT, 2, COLUMN_GROUP_ROWS)
+BF16_COLUMNS_FORMAT = format_of(matmul_bf16_columns, BF16_EXPONENT, 2, COLUMN_GROUP_ROWS)

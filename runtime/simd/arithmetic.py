@@ -1,4 +1,4 @@
-"""Verbs on vectors: splat, fma, min, max, rounding, sums over lanes, nibbles."""
+"""Verbs on vectors: splat, fma, min, max, rounding, sums over lanes, nibbles and other bits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -210,6 +210,32 @@ def nibbles_from(typing_context: Any, a: Any, bit: Any) -> Any:
         return builder.bitcast(kept, i8x64.llvm)
 
     return (i8x64(i8x64, types.int32), codegen) if a == i8x64 else None
+
+
+@intrinsic
+def bits_from(typing_context: Any, a: Any, bit: Any, n_bits: Any) -> Any:
+    """n_bits of each byte, from the bit of that number on; bit + n_bits is at most 8."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = builder.bitcast(args[0], i32x16.llvm)
+        shifted = builder.lshr(words, broadcast(builder, builder.trunc(args[1], I32), i32x16))
+        ones = builder.sub(builder.shl(I32(1), builder.trunc(args[2], I32)), I32(1))
+        mask = broadcast(builder, builder.mul(ones, I32(0x01010101)), i32x16)
+        return builder.bitcast(builder.and_(shifted, mask), i8x64.llvm)
+
+    return (i8x64(i8x64, types.intp, types.intp), codegen) if a == i8x64 else None
+
+
+@intrinsic
+def bits_to(typing_context: Any, a: Any, bit: Any) -> Any:
+    """Each byte times 2 ** bit, where no bit leaves its byte."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = builder.bitcast(args[0], i32x16.llvm)
+        shift = broadcast(builder, builder.trunc(args[1], I32), i32x16)
+        return builder.bitcast(builder.shl(words, shift), i8x64.llvm)
+
+    return (i8x64(i8x64, types.intp), codegen) if a == i8x64 else None
 
 
 @intrinsic

@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from rwkv_edge.jit import inline
 from rwkv_edge.runtime.simd.arithmetic import I32, call_llvm
 from rwkv_edge.runtime.simd.cpu import has
 from rwkv_edge.runtime.simd.shuffles import join, part
@@ -128,6 +129,57 @@ def nibble_total(typing_context: Any, total: Any) -> Any:
     return (i32x16(nibble_sums()), codegen) if total == nibble_sums() else None
 
 
+@intrinsic
+def dot4_codes(typing_context: Any, total: Any, codes: Any, signed: Any) -> Any:
+    """`dot4` of codes 0..127, which are the same bytes on every tier: nothing is added to them."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _dot4_codes(builder, args[0], args[1], builder.bitcast(args[2], i8x64.llvm))
+
+    accepted = total == i32x16 and codes == i8x64 and signed == i32x16
+    return (i32x16(i32x16, i8x64, i32x16), codegen) if accepted else None
+
+
+@intrinsic
+def dot8_codes(
+    typing_context: Any, total: Any, a: Any, b: Any, signed_a: Any, signed_b: Any
+) -> Any:
+    """total + a * signed_a + b * signed_b, as `dot4_codes`, for codes 0..63."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        total, a, b = args[:3]
+        x, y = (builder.bitcast(v, i8x64.llvm) for v in args[3:])
+        if has("avx2") and not multiplies_unsigned():
+            return builder.add(total, _in_parts(builder, 2, _two_pairs_avx2, a, x, b, y))
+        return _dot4_codes(builder, _dot4_codes(builder, total, a, x), b, y)
+
+    accepted = total == i32x16 and a == b == i8x64 and signed_a == signed_b == i32x16
+    return (i32x16(i32x16, i8x64, i8x64, i32x16, i32x16), codegen) if accepted else None
+
+
+@inline
+def dot8_nibbles(total, a, b, signed_a, signed_b):
+    """total + a * signed_a + b * signed_b: two `dot4_nibbles`."""
+    return dot4_nibbles(dot4_nibbles(total, a, signed_a), b, signed_b)
+
+
+@inline
+def dot8_bytes(total, a, b, signed_a, signed_b):
+    """total + a * signed_a + b * signed_b: two `dot4`."""
+    return dot4(dot4(total, a, signed_a), b, signed_b)
+
+
+def _dot4_codes(builder: Any, total: Any, w: Any, x: Any) -> Any:
+    """Codes that are positive both as signed and as unsigned bytes."""
+    if multiplies_unsigned():
+        return _dot4_vnni(builder, total, w, x)
+    if has("avx2"):
+        return builder.add(total, _in_parts(builder, 2, _pair_avx2, w, x))
+    if has("dotprod"):
+        return _in_parts(builder, 4, _dot4_neon, total, w, x)
+    return builder.add(total, _dot4_in_words(builder, w, x))
+
+
 def _in_parts(builder: Any, n_parts: int, verb: Any, *vectors: Any) -> Any:
     """A verb of narrower registers on 2 or 4 equal parts of its operands."""
     results = []
@@ -161,6 +213,17 @@ def _widen_pairs_avx2(builder: Any, words: Any) -> Any:
     """16-bit lanes, added in neighbouring pairs as 32 bits."""
     ones = ir.Constant(I16_X16, [1] * 16)
     return call_llvm(builder, "llvm.x86.avx2.pmadd.wd", I32_X8, [words, ones])
+
+
+def _pair_avx2(builder: Any, w: Any, x: Any) -> Any:
+    """2 * 127 * 127 is below 2 ** 15."""
+    return _widen_pairs_avx2(builder, _pairs_avx2(builder, w, x))
+
+
+def _two_pairs_avx2(builder: Any, a: Any, x: Any, b: Any, y: Any) -> Any:
+    """4 * 63 * 127 is below 2 ** 15."""
+    words = builder.add(_pairs_avx2(builder, a, x), _pairs_avx2(builder, b, y))
+    return _widen_pairs_avx2(builder, words)
 
 
 def _dot4_signed_avx2(builder: Any, w: Any, x: Any) -> Any:

@@ -16,6 +16,7 @@ from rwkv_edge.runtime.simd.halves import widen_halves
 from rwkv_edge.runtime.simd.vector import f32x16, i8x64, i32x16
 
 I32 = ir.IntType(32)
+I8_X16 = ir.VectorType(ir.IntType(8), 16)
 I16_X16 = ir.VectorType(ir.IntType(16), 16)
 I32_X16 = ir.VectorType(I32, 16)
 F32_X16 = f32x16.llvm
@@ -69,6 +70,45 @@ def load_bf16x16(typing_context: Any, array: Any, index: Any) -> Any:
         return builder.bitcast(builder.shl(wide, ir.Constant(I32_X16, [16] * 16)), F32_X16)
 
     return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
+def load_u8x16(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixteen unsigned bytes out of a byte array, as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        loaded = _load(context, builder, sig, args, I8_X16)
+        return builder.sitofp(builder.zext(loaded, I32_X16), F32_X16)
+
+    return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
+def load_i8x16(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sixteen signed bytes out of a byte array, as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        loaded = _load(context, builder, sig, args, I8_X16)
+        return builder.sitofp(builder.sext(loaded, I32_X16), F32_X16)
+
+    return (f32x16(array, types.intp), codegen) if array.dtype == types.uint8 else None
+
+
+@intrinsic
+def load_u4x16(typing_context: Any, array: Any, index: Any, bit: Any) -> Any:
+    """Four bits of each of sixteen bytes, from bit 0 or 4 on, as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        loaded = builder.zext(_load(context, builder, sig, args, I8_X16), I32_X16)
+        bits = builder.trunc(args[2], I32)
+        undefined = ir.Constant(I32_X16, ir.Undefined)
+        first = builder.insert_element(undefined, bits, I32(0))
+        shift = builder.shuffle_vector(first, undefined, ir.Constant(I32_X16, [0] * 16))
+        nibble = builder.and_(builder.lshr(loaded, shift), ir.Constant(I32_X16, [15] * 16))
+        return builder.sitofp(nibble, F32_X16)
+
+    accepted = array.dtype == types.uint8
+    return (f32x16(array, types.intp, types.intp), codegen) if accepted else None
 
 
 @intrinsic

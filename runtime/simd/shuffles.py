@@ -6,7 +6,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rwkv_edge.runtime.simd.arithmetic import I32
+from rwkv_edge.runtime.simd.arithmetic import I32, call_llvm
+from rwkv_edge.runtime.simd.cpu import has
 from rwkv_edge.runtime.simd.vector import i8x64
 
 I16_X32 = ir.VectorType(ir.IntType(16), 32)
@@ -84,6 +85,43 @@ def columns4(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 
     accepted = a == b == c == d == i8x64
     return (types.UniTuple(i8x64, 4)(a, b, c, d), codegen) if accepted else None
+
+
+@intrinsic
+def look_up(typing_context: Any, table: Any, codes: Any) -> Any:
+    """table[code] for codes 0..15. table: the sixteen bytes four times over."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        table, codes = args
+        if has("avx512bw"):
+            return call_llvm(builder, "llvm.x86.avx512.pshuf.b.512", i8x64.llvm, [table, codes])
+        if has("avx2"):
+            verb, n_parts = "llvm.x86.avx2.pshuf.b", 2
+        elif has("neon"):
+            verb, n_parts = "llvm.aarch64.neon.tbl1.v16i8", 4
+        else:
+            return _look_up_one_by_one(builder, table, codes)
+        n = 64 // n_parts
+        kind = ir.VectorType(ir.IntType(8), n)
+        results = []
+        for i in range(n_parts):
+            operands = [part(builder, v, i * n, n) for v in (table, codes)]
+            results.append(call_llvm(builder, verb, kind, operands))
+        while len(results) > 1:
+            results = [join(builder, *results[i : i + 2]) for i in range(0, len(results), 2)]
+        return results[0]
+
+    return (i8x64(i8x64, i8x64), codegen) if table == codes == i8x64 else None
+
+
+def _look_up_one_by_one(builder: Any, table: Any, codes: Any) -> Any:
+    """Where no instruction looks bytes up: choose between the values of all sixteen codes."""
+    found = _shuffle(builder, table, table, [0] * 64)
+    for code in range(1, 16):
+        value = _shuffle(builder, table, table, [code] * 64)
+        is_code = builder.icmp_signed("==", codes, ir.Constant(codes.type, [code] * 64))
+        found = builder.select(is_code, value, found)
+    return found
 
 
 def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rwkv_edge.quant import Q4_0, Q8_0
+from rwkv_edge.quant import IQ4_NL, Q2_K, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, QuantFormat
 from rwkv_edge.runtime.kernels.activations import (
     Activations,
     new_activations,
@@ -13,46 +13,61 @@ from rwkv_edge.runtime.kernels.activations import (
     quantize_rows,
 )
 from rwkv_edge.runtime.kernels.columns import list_active, new_active_columns
-from rwkv_edge.runtime.kernels.matmul_q4_0 import matmul_q4_0, matmul_q4_0_columns
-from rwkv_edge.runtime.kernels.matmul_q8_0 import matmul_q8_0, matmul_q8_0_columns
+from rwkv_edge.runtime.kernels.matmul import PACKED_FORMATS
 from rwkv_edge.runtime.kernels.panel import new_panels
 from rwkv_edge.runtime.kernels.wkv7 import wkv7_step
-from tests.runtime.kernels.test_matmul import pack
+from tests.runtime.kernels.packed_matrices import pack_rows
 
-KERNELS = {"Q4_0": matmul_q4_0, "Q8_0": matmul_q8_0}
-BY_COLUMNS = {"Q4_0": matmul_q4_0_columns, "Q8_0": matmul_q8_0_columns}
+# Between them all verbs of sums, and all kinds of scales: the others combine the same.
+QUANTIZED = (Q4_0, Q8_0, Q4_K, Q5_K, Q6_K, Q2_K, IQ4_NL)
+KERNELS = {quant.__name__: PACKED_FORMATS[quant][0].multiply for quant in QUANTIZED}
 # Tokens: one full tile of AMX, and five more.
-N_ROWS, N_COLUMNS, N_TOKENS, HEAD_SIZE = 48, 192, 21, 64
+N_ROWS, N_COLUMNS, N_TOKENS, HEAD_SIZE = 40, 256, 21, 64
 
 
-def whole_numbers(lowest: int, highest: int, shape: tuple[int, int]) -> np.ndarray:
-    """Whole numbers whose blocks all have the largest magnitude, so that every scale is 1."""
-    numbers = np.random.default_rng(5).integers(lowest, highest + 1, shape).astype(np.float32)
-    numbers[:, ::32] = lowest
+def whole_numbers(shape: tuple[int, int]) -> np.ndarray:
+    """Whole numbers up to 127 whose blocks all hold 127, so that every scale is 1."""
+    numbers = np.random.default_rng(5).integers(-127, 128, shape).astype(np.float32)
+    numbers[:, ::32] = 127
     return numbers
+
+
+def random_blocks(quant_format: type[QuantFormat]) -> np.ndarray:
+    """Rows of any codes and small scales; the halves are ones, so that weights are whole numbers.
+
+    Sums of products are then exact in float32: whole numbers below 2 ** 24.
+    """
+    random = np.random.default_rng(7)
+    raw = random.integers(0, 256, (N_ROWS, quant_format.row_bytes(N_COLUMNS)), np.uint8)
+    blocks = quant_format.blocks(raw, N_COLUMNS)
+    for name in ("scale", "least"):
+        if name in (quant_format.block.names or ()):
+            blocks[name] = np.float16(1).view(np.uint16)
+    return raw
 
 
 def outputs() -> dict[str, np.ndarray]:
     """Arrays by name. Products are of whole numbers with scales of 1: they must be equal."""
     x = new_activations(1, N_TOKENS, N_COLUMNS)
-    x.values[0] = whole_numbers(-127, 127, (N_TOKENS, N_COLUMNS))
+    x.values[0] = whole_numbers((N_TOKENS, N_COLUMNS))
     x = Activations(*(array[0] for array in x))
     quantize_rows(x, N_TOKENS, 0, N_COLUMNS)
-    active = new_active_columns(1, N_COLUMNS)
-    list_active(x.codes[0], active, 0, 0, N_COLUMNS)
     panel = new_panels(1)[0]
     found = {}
-    for quant_format, lowest, highest in ((Q4_0, -8, 7), (Q8_0, -127, 127)):
+    for quant_format in QUANTIZED:
         name = quant_format.__name__
-        weights = whole_numbers(lowest, highest, (N_ROWS, N_COLUMNS))
-        for by_columns, kernel in ((False, KERNELS[name]), (True, BY_COLUMNS[name])):
-            packed = pack(weights, quant_format, by_columns=by_columns)
-            n_rows = int(packed.matrix[0]["n_rows"])
+        raw = random_blocks(quant_format)
+        dense, columns = PACKED_FORMATS[quant_format]
+        for packed in (dense, columns) if columns is not dense else (dense,):
+            matrix = pack_rows(raw, quant_format, N_COLUMNS, by_columns=packed.reads_columns)
+            active = new_active_columns(1, N_COLUMNS)
+            list_active(x.codes[0], active, 0, packed.part_len, 0, N_COLUMNS)
+            n_rows = int(matrix.matrix[0]["n_rows"])
             for n_tokens in (1, N_TOKENS):
                 y = np.full((n_tokens, n_rows), np.nan, np.float32)
-                operands = (packed.weights, packed.matrix[0], x, active, n_tokens, y)
-                kernel(*operands, 0, n_rows, panel)
-                layout = " by columns" if by_columns else ""
+                operands = (matrix.weights, matrix.matrix[0], x, active, n_tokens, y)
+                packed.multiply(*operands, 0, n_rows, panel)
+                layout = " by columns" if packed.reads_columns else ""
                 found[f"product {name}{layout}, {n_tokens} tokens"] = y
     found |= quantized() | recurrence()
     return found
@@ -62,8 +77,9 @@ def quantized() -> dict[str, np.ndarray]:
     values = np.random.default_rng(6).standard_normal(N_COLUMNS).astype(np.float32)
     codes = np.zeros(N_COLUMNS, np.int8)
     scales, sums = np.zeros(N_COLUMNS // 32, np.float32), np.zeros(N_COLUMNS // 32, np.int32)
-    quantize(values, codes, scales, sums, 0, N_COLUMNS)
-    return {"codes": codes, "scales": scales, "sums": sums}
+    half_sums = np.zeros(N_COLUMNS // 16, np.int32)
+    quantize(values, codes, scales, sums, half_sums, 0, N_COLUMNS)
+    return {"codes": codes, "scales": scales, "sums": sums, "half_sums": half_sums}
 
 
 def recurrence() -> dict[str, np.ndarray]:

@@ -1,127 +1,120 @@
 """Packed matrix products against decoded weights in numpy."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from rwkv_edge.gguf_reader import GgufTensor
-from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0
-from rwkv_edge.runtime.arena import Arena
-from rwkv_edge.runtime.kernels.activations import (
-    Activations,
-    new_activations,
-    padded,
-    quantize_rows,
+from rwkv_edge.errors import FormatError
+from rwkv_edge.quant import F16, F32, Q4_0, Q8_0, QUANT_FORMATS
+from rwkv_edge.runtime.kernels.activations import Activations
+from tests.runtime.kernels.packed_matrices import (
+    FLOATS,
+    inputs,
+    pack,
+    pack_rows,
+    product,
+    random_rows,
+    shapes_of,
 )
-from rwkv_edge.runtime.kernels.columns import list_active, list_active_values, new_active_columns
-from rwkv_edge.runtime.kernels.matmul import MATRIX, matmul
-from rwkv_edge.runtime.kernels.panel import new_panels
-from rwkv_edge.runtime.team import ThreadTeam
 
-FORMATS = [F32, F16, BF16, Q8_0, Q4_0]
-# Rows and columns: one row, ragged rows, one block, an odd number of blocks, larger.
-SHAPES = [(1, 32), (15, 64), (33, 96), (64, 32), (129, 160), (256, 1024)]
+FORMATS = list(QUANT_FORMATS.values())
+CASES = [(quant, shape) for quant in FORMATS for shape in shapes_of(quant)]
+SCALED = [quant for quant in FORMATS if quant not in FLOATS]
 
 
-def pack(weights, quant_format, n_threads=1, by_columns=False):
-    raw = quant_format.encode(weights)
-    tensor = GgufTensor("w", weights.shape, quant_format, raw)
-    arena = Arena([tensor], sparse_inputs={"w"} if by_columns else ())
-    team = ThreadTeam(n_threads)
-    arena.pack(team, release_pages=lambda: None)
-    team.close()
-    matrix = np.array([arena.matrices["w"]], MATRIX)
-    return SimpleNamespace(weights=arena.weights, matrix=matrix, raw=raw)
+def name(value):
+    return value.__name__ if isinstance(value, type) else None
 
 
-def new_panel():
-    return new_panels(1)[0]
+def largest_terms(quant_format, raw, shape):
+    """(rows, columns): magnitudes of what is added up: a scale times a code, and a least value."""
+    if "least" not in (quant_format.block.names or ()):
+        return np.abs(quant_format.decode(raw, shape[1]).astype(np.float64))
+    without_least = raw.copy()
+    quant_format.blocks(without_least, shape[1])["least"] = 0
+    codes = quant_format.decode(without_least, shape[1]).astype(np.float64)
+    return np.abs(codes) + np.abs(quant_format.decode(raw, shape[1]) - codes)
 
 
-def inputs(values):
-    """Activations, and the numbers that the codes stand for."""
-    n_tokens, n_columns = values.shape
-    x = new_activations(1, n_tokens, n_columns)
-    x.values[0, :, :n_columns] = values
-    x = Activations(*(array[0] for array in x))
-    quantize_rows(x, n_tokens, 0, padded(n_columns))
-    blocks = x.codes.reshape(n_tokens, -1, 32) * x.scales[:, :, None]
-    return x, blocks.reshape(n_tokens, -1)[:, :n_columns]
-
-
-@pytest.mark.parametrize("quant_format", FORMATS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("n_tokens", [1, 3, 4, 9])
-def test_matmul_matches_decoded_weights(quant_format, shape, n_tokens):
-    random = np.random.default_rng(sum(shape) + n_tokens)
-    weights = random.standard_normal(shape).astype(np.float32)
-    weights[0] = 0
-    packed = pack(weights, quant_format)
-    x, dequantized = inputs(random.standard_normal((n_tokens, shape[1])).astype(np.float32))
-    n_rows = int(packed.matrix[0]["n_rows"])
-    y = np.full((n_tokens, n_rows), np.nan, np.float32)
-    matmul(
-        packed.weights,
-        packed.matrix[0],
-        x,
-        new_active_columns(1, 32),
-        n_tokens,
-        y,
-        0,
-        n_rows,
-        new_panel(),
-    )
-
-    takes_codes = quant_format in (Q8_0, Q4_0)
-    exact_inputs = dequantized if takes_codes else x.values[:, : shape[1]]
-    decoded = quant_format.decode(packed.raw, shape[1]).astype(np.float64)
-    expected = exact_inputs @ decoded.T
-    # float32 sums of n terms: 2 ** -24 each, of terms of about 1.
-    np.testing.assert_allclose(y[:, : shape[0]], expected, rtol=1e-5, atol=1e-6 * shape[1])
-    # Rows of padding are zeros, not what lay in memory.
-    np.testing.assert_array_equal(y[:, shape[0] :], 0)
-
-
-@pytest.mark.parametrize("quant_format", FORMATS)
-@pytest.mark.parametrize("shape", [*SHAPES, (300, 320)])
-@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("n_tokens", [1, 3, 6])
-def test_reading_active_columns_alone_changes_no_bit(quant_format, shape, zeros, n_tokens):
-    random = np.random.default_rng(sum(shape) + n_tokens)
-    weights = random.standard_normal(shape).astype(np.float32)
-    values = random.standard_normal((n_tokens, shape[1])).astype(np.float32)
-    values[random.random(values.shape) < zeros] = 0
-    x, _ = inputs(values)
-    active = new_active_columns(3, shape[1])
-    for t in range(min(n_tokens, 3)):
-        if quant_format in (Q8_0, Q4_0):
-            list_active(x.codes[t], active, t, 0, shape[1])
-        else:
-            list_active_values(x.values[t], active, t, 0, shape[1])
-    products = []
-    for by_columns in (False, True):
-        packed = pack(weights, quant_format, by_columns=by_columns)
-        n_rows = int(packed.matrix[0]["n_rows"])
-        y = np.full((n_tokens, n_rows), np.nan, np.float32)
-        matmul(packed.weights, packed.matrix[0], x, active, n_tokens, y, 0, n_rows, new_panel())
-        products.append(y)
+@pytest.mark.parametrize(("quant_format", "shape"), CASES, ids=name)
+def test_matmul_matches_decoded_weights(quant_format, shape):
+    raw = random_rows(quant_format, shape, seed=sum(shape))
+    packed = pack_rows(raw, quant_format, shape[1])
+    decoded = quant_format.decode(raw, shape[1]).astype(np.float64)
+    terms = largest_terms(quant_format, raw, shape)
+    for n_tokens in (1, 3, 4, 9):
+        values = np.random.default_rng(n_tokens).standard_normal((n_tokens, shape[1]))
+        x, dequantized = inputs(values.astype(np.float32))
+        y = product(packed, x, n_tokens)
+        exact_inputs = x.values[:, : shape[1]] if quant_format in FLOATS else dequantized
+        # Each of the float32 additions, one for a block or a column, rounds by at most 2 ** -24 of
+        # the sum so far; scales are rounded products of two or three numbers.
+        n_sums = shape[1] if quant_format in FLOATS else shape[1] // 16
+        bound = (n_sums + 4) * 2.0**-24 * (np.abs(exact_inputs) @ terms.T)
+        error = np.abs(y[:, : shape[0]] - exact_inputs @ decoded.T)
+        assert np.all(error <= bound), (error / np.maximum(bound, 1e-30)).max()
+        # Rows of padding are zeros, not what lay in memory.
         np.testing.assert_array_equal(y[:, shape[0] :], 0)
-    np.testing.assert_array_equal(*(y[:, : shape[0]] for y in products))
+
+
+@pytest.mark.parametrize("quant_format", SCALED, ids=name)
+@pytest.mark.parametrize("byte", [0x00, 0xFF, 0x7F, 0x80])
+@pytest.mark.parametrize("activation", [-127, 127])
+def test_extremes_do_not_overflow(quant_format, byte, activation):
+    """All codes and small scales at once at an end of what they can be, and all inputs."""
+    shape = (16, 256)
+    raw = np.full((shape[0], quant_format.row_bytes(shape[1])), byte, np.uint8)
+    blocks = quant_format.blocks(raw, shape[1])
+    blocks["scale"] = np.float16(1).view(np.uint16)
+    if "least" in quant_format.block.names:
+        blocks["least"] = 0
+    packed = pack_rows(raw, quant_format, shape[1])
+    decoded = quant_format.decode(raw, shape[1]).astype(np.float64)
+    for n_tokens in (1, 5):
+        x, _ = inputs(np.full((n_tokens, shape[1]), activation, np.float32))
+        y = product(packed, x, n_tokens)
+        # Whole numbers whose partial sums float32 holds to one part in 2 ** 24.
+        expected = np.full((n_tokens, shape[1]), activation) @ decoded.T
+        np.testing.assert_allclose(y[:, : shape[0]], expected, rtol=2.0**-20)
+
+
+@pytest.mark.parametrize(("quant_format", "shape"), [*CASES, (Q8_0, (300, 320))], ids=name)
+def test_reading_active_columns_alone_changes_no_bit(quant_format, shape):
+    raw = random_rows(quant_format, shape, seed=sum(shape))
+    dense = pack_rows(raw, quant_format, shape[1])
+    by_columns = pack_rows(raw, quant_format, shape[1], by_columns=True)
+    for zeros in (0.0, 0.5, 0.9, 1.0):
+        for n_tokens in (1, 3, 6):
+            random = np.random.default_rng(n_tokens)
+            values = random.standard_normal((n_tokens, shape[1])).astype(np.float32)
+            values[random.random(values.shape) < zeros] = 0
+            x, _ = inputs(values)
+            y = product(by_columns, x, n_tokens)
+            wanted = product(dense, x, n_tokens)
+            np.testing.assert_array_equal(y[:, : shape[0]], wanted[:, : shape[0]])
+            np.testing.assert_array_equal(y[:, shape[0] :], 0)
+
+
+@pytest.mark.parametrize("quant_format", FORMATS, ids=name)
+@pytest.mark.parametrize("half", [0, 1])
+def test_columns_may_be_active_in_one_half_of_a_block_alone(quant_format, half):
+    raw = random_rows(quant_format, (20, 256))
+    values = np.zeros((1, 8, 2, 16), np.float32)
+    values[:, ::2, half, 3:10:3] = [1, -2, 3]
+    x, _ = inputs(values.reshape(1, 256))
+    dense, by_columns = (pack_rows(raw, quant_format, 256, by_columns=b) for b in (False, True))
+    wanted = product(dense, x, 1)[:, :20]
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_array_equal(product(by_columns, x, 1)[:, :20], wanted)
 
 
 def test_columns_of_halves_that_are_not_active_are_not_read():
-    weights = np.ones((64, 50), np.float32)
-    weights[:, 5] = np.nan
-    packed = pack(weights, F16, by_columns=True)
+    packed = pack(np.ones((64, 50), np.float32), F16, by_columns=True)
+    # Groups of 32 rows, in which a column is 64 bytes.
+    packed.weights.view(np.float16).reshape(2, 64, 32)[:, 5] = np.nan
     values = np.ones((1, 50), np.float32)
     values[0, 5] = 0
     x, _ = inputs(values)
-    active = new_active_columns(1, 50)
-    list_active_values(x.values[0], active, 0, 0, 50)
-    y = np.zeros((1, 64), np.float32)
-    matmul(packed.weights, packed.matrix[0], x, active, 1, y, 0, 64, new_panel())
-    np.testing.assert_array_equal(y, 49)
+    np.testing.assert_array_equal(product(packed, x, 1), 49)
 
 
 def test_columns_that_are_not_active_are_not_read():
@@ -129,52 +122,64 @@ def test_columns_that_are_not_active_are_not_read():
     values = np.ones((1, 64), np.float32)
     values[0, 5] = 0
     x, _ = inputs(values)
-    active = new_active_columns(1, 64)
-    list_active(x.codes[0], active, 0, 0, 64)
-    y = np.zeros((1, 128), np.float32)
     column = packed.weights[256 + 5 * 128 :][:128]
     column[:] = 99
-    matmul(packed.weights, packed.matrix[0], x, active, 1, y, 0, 128, new_panel())
-    np.testing.assert_allclose(y, 63, rtol=1e-2)
+    np.testing.assert_allclose(product(packed, x, 1), 63, rtol=1e-2)
 
 
-def test_many_tokens_and_one_give_the_same_bits():
-    random = np.random.default_rng(11)
-    for quant_format in FORMATS:
-        packed = pack(random.standard_normal((64, 1184)).astype(np.float32), quant_format)
-        x, _ = inputs(random.standard_normal((37, 1184)).astype(np.float32))
-        active = new_active_columns(1, 32)
-        many, single = np.empty((37, 64), np.float32), np.empty((1, 64), np.float32)
-        operands = packed.weights, packed.matrix[0]
-        matmul(*operands, x, active, 37, many, 0, 64, new_panel())
-        for t in range(37):
-            one = Activations(*(array[t : t + 1] for array in x))
-            matmul(*operands, one, active, 1, single, 0, 64, new_panel())
-            np.testing.assert_array_equal(single[0], many[t])
+@pytest.mark.parametrize("quant_format", FORMATS, ids=name)
+def test_many_tokens_and_one_give_the_same_bits(quant_format):
+    # More blocks than a panel has room for, and an odd number of them where that may be.
+    n_columns = 1184 if quant_format.block_len <= 32 else 1280
+    packed = pack_rows(random_rows(quant_format, (64, n_columns)), quant_format, n_columns)
+    values = np.random.default_rng(11).standard_normal((37, n_columns))
+    x, _ = inputs(values.astype(np.float32))
+    many = product(packed, x, 37)
+    for t in range(37):
+        one = Activations(*(array[t : t + 1] for array in x))
+        np.testing.assert_array_equal(product(packed, one, 1)[0], many[t])
 
 
-@pytest.mark.parametrize("quant_format", [F32, Q8_0, Q4_0])
-def test_rows_may_be_shared_out_in_any_way(quant_format):
-    random = np.random.default_rng(1)
-    packed = pack(random.standard_normal((96, 64)).astype(np.float32), quant_format, n_threads=3)
-    x, _ = inputs(random.standard_normal((2, 64)).astype(np.float32))
-    whole, parts = np.empty((2, 96), np.float32), np.empty((2, 96), np.float32)
-    matmul(
-        packed.weights, packed.matrix[0], x, new_active_columns(1, 32), 2, whole, 0, 96, new_panel()
-    )
+@pytest.mark.parametrize("quant_format", FORMATS, ids=name)
+def test_rows_may_be_packed_and_shared_out_in_any_way(quant_format):
+    raw = random_rows(quant_format, (90, 512))
+    packed = pack_rows(raw, quant_format, 512, n_threads=3)
+    x, _ = inputs(np.random.default_rng(1).standard_normal((2, 512)).astype(np.float32))
+    whole = product(pack_rows(raw, quant_format, 512), x, 2)
+    parts = np.full_like(whole, np.nan)
     for first, last in [(0, 16), (16, 80), (80, 96)]:
-        matmul(
-            packed.weights,
-            packed.matrix[0],
-            x,
-            new_active_columns(1, 32),
-            2,
-            parts,
-            first,
-            last,
-            new_panel(),
-        )
+        product(packed, x, 2, first, last, parts)
     np.testing.assert_array_equal(whole, parts)
+
+
+@pytest.mark.parametrize("quant_format", SCALED, ids=name)
+@pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7E00, 0xFFFF])
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_a_scale_that_is_no_number_is_refused(quant_format, bits, by_columns):
+    for field in ("scale", "least"):
+        if field in quant_format.block.names:
+            # Also in the last row, which is padded to a group.
+            for row in (0, 16):
+                raw = random_rows(quant_format, (17, 512))
+                quant_format.blocks(raw, 512)[field][row, -1] = bits
+                with pytest.raises(FormatError, match=f"tensor w .{quant_format.__name__}.*NaN"):
+                    pack_rows(raw, quant_format, 512, n_threads=2, by_columns=by_columns)
+
+
+@pytest.mark.parametrize("quant_format", FLOATS, ids=name)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_no_number_is_refused(quant_format, number):
+    weights = np.ones((17, 40), np.float32)
+    weights[16, 39] = number
+    for by_columns in (False, True):
+        with pytest.raises(FormatError, match="NaN or infinite"):
+            pack(weights, quant_format, by_columns=by_columns)
+
+
+def test_the_largest_numbers_are_not_refused():
+    pack(np.full((16, 32), 65504, np.float32), F16)
+    pack(np.full((16, 32), np.finfo(np.float32).max, np.float32), F32)
+    pack(np.full((16, 32), -65504, np.float32), Q4_0)
 
 
 def test_activations_of_zeros_have_no_scale():
@@ -191,3 +196,10 @@ def test_quantized_activations_are_within_half_a_step():
     step = np.abs(values.reshape(2, 3, 32)).max(axis=2) / 127
     error = np.abs(dequantized - values).reshape(2, 3, 32).max(axis=2)
     assert np.all(error <= step * 0.5001)
+
+
+def test_sums_of_activations_are_those_of_their_codes():
+    x, _ = inputs(np.random.default_rng(3).standard_normal((2, 96)).astype(np.float32))
+    codes = x.codes.astype(int)
+    np.testing.assert_array_equal(x.sums, codes.reshape(2, -1, 32).sum(axis=2))
+    np.testing.assert_array_equal(x.half_sums, codes.reshape(2, -1, 16).sum(axis=2))

@@ -13,13 +13,22 @@ from rwkv_edge.runtime.simd.memory import (
     load_bytes_f32x16,
     load_f16x16,
     load_f32x16,
+    load_i8x16,
     load_i8x64,
+    load_u4x16,
+    load_u8x16,
     prefetch,
     store_f32x16,
     store_i8x16,
     store_i8x64,
 )
-from rwkv_edge.runtime.simd.shuffles import columns4, load_quads, rows_side_by_side, transpose4
+from rwkv_edge.runtime.simd.shuffles import (
+    columns4,
+    load_quads,
+    look_up,
+    rows_side_by_side,
+    transpose4,
+)
 
 RANDOM = np.random.default_rng(7)
 
@@ -130,6 +139,23 @@ def test_storage_formats_widen_exactly():
 
 
 @kernel
+def widen_bytes(raw, out):
+    store_f32x16(out, 0, load_u8x16(raw, 3))
+    store_f32x16(out, 16, load_i8x16(raw, 3))
+    store_f32x16(out, 32, load_u4x16(raw, 3, 0))
+    store_f32x16(out, 48, load_u4x16(raw, 3, 4))
+
+
+def test_bytes_widen_to_floats_signed_unsigned_or_by_nibbles():
+    raw = np.array([9, 9, 9, 0, 1, 127, 128, 255, *range(30, 250, 20)], np.uint8)
+    out = np.empty(64, np.float32)
+    widen_bytes(raw, out)
+    read = raw[3:19]
+    expected = [read, read.view(np.int8), read & 15, read >> 4]
+    np.testing.assert_array_equal(out.reshape(4, 16), expected)
+
+
+@kernel
 def widen_halves(raw, out):
     for i in range(0, out.size, 16):
         store_f32x16(out, i, load_f16x16(raw, 2 * i))
@@ -175,6 +201,18 @@ def dot_nibbles(codes, activations, out):
     store_f32x16(out, 0, verbs.to_f32(dots.nibble_total(total)))
 
 
+@kernel
+def dot_codes(codes, activations, out):
+    one = two = dots.no_bytes()
+    for quad in range(0, activations.size, 2):
+        w, v = load_i8x64(codes, 64 * quad), load_i8x64(codes, 64 * quad + 64)
+        x, y = verbs.splat_i32(activations[quad]), verbs.splat_i32(activations[quad + 1])
+        one = dots.dot4_codes(dots.dot4_codes(one, w, x), v, y)
+        two = dots.dot8_codes(two, w, v, x, y)
+    store_f32x16(out, 0, verbs.to_f32(one))
+    store_f32x16(out, 16, verbs.to_f32(two))
+
+
 def sums_of_products(weights, activations):
     """(quads, 16 rows, 4 columns) times (quads, 4), summed for each row."""
     wide = weights.reshape(-1, 16, 4).astype(int)
@@ -207,6 +245,20 @@ def test_eight_dot4_of_nibbles_are_exact_at_the_extremes(activation):
     np.testing.assert_array_equal(out, sums_of_products(codes, activations))
 
 
+@pytest.mark.parametrize("activation", [None, -127, 127])
+@pytest.mark.parametrize(("largest", "n_exact"), [(63, 2), (127, 1)])
+def test_dot_products_of_codes_are_exact_at_the_extremes(largest, n_exact, activation):
+    codes = RANDOM.integers(0, largest + 1, 8 * 64).astype(np.uint8)
+    activations = RANDOM.integers(-127, 128, 32).astype(np.int8)
+    if activation is not None:
+        codes[:], activations[:] = largest, activation
+    out = np.empty(32, np.float32)
+    dot_codes(codes, activations.view(np.int32), out)
+    # Pairs of vectors are for codes up to 63 alone.
+    for found in out.reshape(2, 16)[:n_exact]:
+        np.testing.assert_array_equal(found, sums_of_products(codes, activations))
+
+
 @kernel
 def split_nibbles(bytes_in, out):
     w = load_i8x64(bytes_in, 0)
@@ -222,6 +274,35 @@ def test_nibbles_split_by_byte():
     split_nibbles(weights, out)
     low, high = weights & 15, weights >> 4
     np.testing.assert_array_equal(out.reshape(4, 64), [low, high, low, high])
+
+
+@kernel
+def move_bits(bytes_in, out):
+    w = load_i8x64(bytes_in, 0)
+    store_i8x64(out, 0, verbs.bits_from(w, 5, 1))
+    store_i8x64(out, 64, verbs.bits_from(w, 6, 2))
+    store_i8x64(out, 128, verbs.bits_from(w, 0, 8))
+    store_i8x64(out, 192, verbs.bits_to(verbs.bits_from(w, 3, 2), 4))
+
+
+def test_bits_of_bytes_stay_in_their_bytes():
+    w = RANDOM.integers(0, 256, 64).astype(np.uint8)
+    out = np.empty(256, np.uint8)
+    move_bits(w, out)
+    np.testing.assert_array_equal(out.reshape(4, 64), [w >> 5 & 1, w >> 6, w, (w >> 3 & 3) << 4])
+
+
+@kernel
+def look_all_up(table, codes, out):
+    store_i8x64(out, 0, look_up(load_i8x64(table, 0), load_i8x64(codes, 0)))
+
+
+def test_look_up_gives_the_table_s_entries():
+    table = RANDOM.integers(0, 256, 16).astype(np.uint8)
+    codes = np.concatenate([np.arange(16), RANDOM.integers(0, 16, 48)]).astype(np.uint8)
+    out = np.empty(64, np.uint8)
+    look_all_up(np.tile(table, 4), codes, out)
+    np.testing.assert_array_equal(out, table[codes])
 
 
 @kernel

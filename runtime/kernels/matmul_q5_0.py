@@ -1,0 +1,60 @@
+"""Q5_0 weights times activations: five bits a weight, a scale a block."""
+
+from rwkv_edge.jit import inline, kernel
+from rwkv_edge.quant.q5_0 import ZERO_CODE
+from rwkv_edge.runtime.kernels.block_scales import store_scales
+from rwkv_edge.runtime.kernels.codes import FIVE_BITS, unpack_five_bits
+from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_codes
+from rwkv_edge.runtime.kernels.pack import HALVES_BYTES, PAIR
+from rwkv_edge.runtime.kernels.pack_blocks import pack_q5_0
+from rwkv_edge.runtime.kernels.packed_format import PackedFormat
+from rwkv_edge.runtime.kernels.panel import BYTES_WITH_1, scaled, store_codes
+from rwkv_edge.runtime.kernels.panel_products import FIVE_BIT_PANEL
+from rwkv_edge.runtime.simd.memory import load_f16x16
+
+# A tile is the codes of two blocks, then their scales.
+SCALES_AT = PAIR * FIVE_BITS
+TILE_BYTES = SCALES_AT + PAIR * HALVES_BYTES
+
+
+@inline
+def scales_of(weights, tile, i):
+    """Scales of block i of a tile."""
+    return load_f16x16(weights, tile + SCALES_AT + i * HALVES_BYTES)
+
+
+@inline
+def add_block(weights, tile, i, x, token, block, total):
+    """See `matmul_blocks.py`."""
+    codes = tile + i * FIVE_BITS
+    ask_ahead(weights, codes, FIVE_BITS)
+    product = sum_codes(unpack_five_bits(weights, codes), x.quads[token], block)
+    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    return scaled(product, ZERO_CODE, x_sum, x_scale, scales_of(weights, tile, i), total)
+
+
+@inline
+def decode_block(weights, tile, i, panel, p):
+    """See `matmul_blocks.py`."""
+    codes = tile + i * FIVE_BITS
+    ask_ahead(weights, codes, FIVE_BITS)
+    store_codes(panel, p, unpack_five_bits(weights, codes))
+    store_scales(panel, p, 0, scales_of(weights, tile, i))
+
+
+@kernel
+def matmul_q5_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
+    """y = x W^T for Q5_0 weights; see `multiply`."""
+    multiply(
+        add_block, decode_block, PAIR, TILE_BYTES, BYTES_WITH_1,
+        weights, matrix, x, n_tokens, y, first_row, last_row, panel,
+    )  # fmt: skip
+
+
+DENSE_FORMAT = PackedFormat(
+    multiply=matmul_q5_0,
+    pack=pack_q5_0,
+    tile_blocks=PAIR,
+    tile_bytes=TILE_BYTES,
+    multiply_panel=FIVE_BIT_PANEL,
+)
