@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -186,9 +187,15 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("data", "message"), HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_file_of_before_1_6_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    path = write(tmp_path, data)
+    tracemalloc.start()
     with pytest.raises(FormatError, match=message) as caught:
-        open_checkpoint(write(tmp_path, data))
+        open_checkpoint(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert str(caught.value).isprintable()
+    # A text out of the pickle, and its bytes, and the message.
+    assert peak < 8 * MAX_PICKLE_BYTES
 
 
 def test_a_file_of_before_1_6_cut_anywhere_is_refused(tmp_path: Path) -> None:
