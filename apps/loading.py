@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import typer
+
 from rwkv_edge import Model
 from rwkv_edge.apps import console
 from rwkv_edge.arch import architecture_of
@@ -44,17 +46,21 @@ def open_model(
     backend: str = "numba",
     threads: int | None = None,
     *,
-    tuned_state: bool = True,
+    tuned_state: bool | Path = True,
     say_compiling: bool = False,
 ) -> Iterator[Model]:
     """A loaded model, closed afterwards. Raises what `Model.load` raises.
 
-    tuned_state: as `Model.load` takes it.
+    tuned_state: as `Model.load` takes it, or the file of one to begin with.
     say_compiling: say that kernels are compiled where stderr is no terminal, too.
     """
     with console.busy(f"loading {path.name}"):
-        model = Model.load(path, backend, threads, tuned_state=tuned_state)
+        model = Model.load(path, backend, threads, tuned_state=tuned_state is True)
     with model:
+        if isinstance(tuned_state, Path):
+            from rwkv_edge.converters.adapters import load_tuned_state
+
+            model.begin_with(load_tuned_state(tuned_state, model))
         version = model.hyperparameters.version
         if backend == "numba" and not kernels_are_compiled(version):
             if say_compiling and not sys.stderr.isatty():
@@ -63,6 +69,13 @@ def open_model(
                 # Any token: one call compiles everything that generation needs.
                 model.forward([0])
         yield model
+
+
+def state_to_begin_with(file: Path | None, without: bool) -> bool | Path:
+    """What the options --tuned-state and --no-tuned-state mean; raises BadParameter for both."""
+    if file is not None and without:
+        raise typer.BadParameter("--tuned-state and --no-tuned-state exclude each other")
+    return not without if file is None else file
 
 
 def kernels_are_compiled(version: str) -> bool:

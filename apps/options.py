@@ -14,6 +14,12 @@ Backend = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads; by default one per physical core.")
 ]
+TunedState = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Begin with this tuned state, a .pth or .st file for this model."
+    ),
+]
 NoTunedState = Annotated[
     bool,
     typer.Option("--no-tuned-state", help="Begin with zeros, not the file's tuned state, if any."),

@@ -32,7 +32,7 @@ Tokens = Sequence[int] | npt.NDArray[np.integer]
 class ModelInfo:
     """What a model is. n_bytes: size of its file; file_type: what most of its matrices are in.
 
-    tuned_state: fresh states begin with one that the file holds, not with zeros.
+    tuned_state: fresh states begin with one that was tuned, not with zeros.
     """
 
     path: Path
@@ -114,6 +114,15 @@ class Model:
             if self._tuned is not None:
                 return State(self, backend.clone_state(self._tuned))
             return State(self, backend.new_state())
+
+    def begin_with(self, state: State | None) -> None:
+        """Let all fresh states be copies of this one from now on; None: as usual.
+
+        Raises StateMismatchError for a state of another model.
+        """
+        # A copy: whoever has the state may go on with it.
+        self._tuned = None if state is None else self.check_state(state).clone().handle
+        self.info = replace(self.info, tuned_state=state is not None)
 
     def load_state(self, path: str | Path) -> State:
         """Read a state that `State.save` wrote; from any backend, of the same checkpoint.

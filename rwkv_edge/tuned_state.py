@@ -74,10 +74,18 @@ def tuned_state_in(
             f"key {TUNED_STATE_KEY} is there, but a state of RWKV-{hyperparameters.version} has no "
             "matrices"
         )
-    arrays = {
-        name: np.full(shape, architecture.state_initial_value(name), np.float32)
+    wkv = decode_tuned_state(metadata[TUNED_STATE_KEY], shapes[TUNED_ARRAY])
+    return with_initial_shifts(wkv, architecture, hyperparameters)
+
+
+def with_initial_shifts(
+    wkv: Float32Array, architecture: Architecture, hyperparameters: Hyperparameters
+) -> StateArrays:
+    """All arrays of a state that begins with these matrices."""
+    shapes = architecture.state_shapes(hyperparameters)
+    return {
+        name: wkv
+        if name == TUNED_ARRAY
+        else np.full(shape, architecture.state_initial_value(name), np.float32)
         for name, shape in shapes.items()
-        if name != TUNED_ARRAY
     }
-    arrays[TUNED_ARRAY] = decode_tuned_state(metadata[TUNED_STATE_KEY], shapes[TUNED_ARRAY])
-    return {name: arrays[name] for name in shapes}

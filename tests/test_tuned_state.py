@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from rwkv_edge import BackendUnavailableError, FormatError, Model
 from rwkv_edge.comparison import compare
+from rwkv_edge.gguf_reader import GgufFile
 from rwkv_edge.perplexity import measure_perplexity
 from rwkv_edge.runtime.backends import BACKENDS
 from rwkv_edge.tuned_state import TUNED_STATE_KEY, decode_tuned_state, encode_tuned_state
@@ -225,6 +227,20 @@ def test_nothing_is_allocated_for_a_shape_that_is_not_there() -> None:
         decode_tuned_state([b"A"] * 1000, (1000, 1 << 20, 1 << 10, 1 << 10))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
+
+
+def test_a_state_as_large_as_that_of_a_14b_model_is_read(tmp_path: Path) -> None:
+    """85 MB of texts, where a header without them has one."""
+    shape = (61, 64, 64, 64)
+    wkv = np.ones((1, *shape[1:]), np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "rwkv6")
+    writer.add_array(TUNED_STATE_KEY, encode_tuned_state(wkv) * shape[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with GgufFile(tmp_path / "m.gguf") as file:
+        assert (decode_tuned_state(file.metadata[TUNED_STATE_KEY], shape) == 1).all()
+    (tmp_path / "m.gguf").unlink()
 
 
 def test_a_version_without_matrices_has_none(altered_gguf: Alter, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 from rwkv_edge import Model
 from rwkv_edge.apps import console, options, sampling
 from rwkv_edge.apps.failures import naming, report
-from rwkv_edge.apps.loading import open_model
+from rwkv_edge.apps.loading import open_model, state_to_begin_with
 from rwkv_edge.errors import InputError, RwkvEdgeError
 from rwkv_edge.sampling import SamplingOptions
 
@@ -58,6 +58,7 @@ def chat(
     seed: options.Seed = None,
     backend: options.Backend = "numba",
     threads: options.Threads = None,
+    tuned_state: options.TunedState = None,
     no_tuned_state: options.NoTunedState = False,
 ) -> None:
     """Talk with a model.
@@ -72,7 +73,8 @@ def chat(
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
     )
-    with open_model(model_path, backend, threads, tuned_state=not no_tuned_state) as model:
+    begin = state_to_begin_with(tuned_state, no_tuned_state)
+    with open_model(model_path, backend, threads, tuned_state=begin) as model:
         conversation = Conversation(model, chosen, seed, max_tokens, template)
         conversation.begin(system)
         conversation.set_think(think)

@@ -9,7 +9,7 @@ import typer
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console, options
-from rwkv_edge.apps.loading import open_model
+from rwkv_edge.apps.loading import open_model, state_to_begin_with
 from rwkv_edge.comparison import Agreement
 from rwkv_edge.comparison import compare as compare_models
 from rwkv_edge.errors import BackendUnavailableError, InputError, UnsupportedModelError
@@ -30,6 +30,7 @@ def compare(
         int, typer.Option("-n", "--max-tokens", min=1, help="Compare at most this many tokens.")
     ] = 200,
     threads: options.Threads = None,
+    tuned_state: options.TunedState = None,
     no_tuned_state: options.NoTunedState = False,
     as_json: options.Json = False,
 ) -> None:
@@ -45,9 +46,8 @@ def compare(
     names = engine_names(backends)
     text = comparison_text(prompt, file)
     with contextlib.ExitStack() as stack:
-        models, missing = open_engines(
-            stack, model_path, names, threads, tuned_state=not no_tuned_state
-        )
+        begin = state_to_begin_with(tuned_state, no_tuned_state)
+        models, missing = open_engines(stack, model_path, names, threads, tuned_state=begin)
         for line in missing.values():
             console.note(line)
         if len(models) < 2:
@@ -93,7 +93,7 @@ def open_engines(
     names: Sequence[str],
     threads: int | None,
     *,
-    tuned_state: bool = True,
+    tuned_state: bool | Path = True,
 ) -> tuple[list[Model], dict[str, str]]:
     """The model in each engine, and why some are left out, by name.
 

@@ -20,7 +20,7 @@ from rwkv_edge.apps.documents import (
     saving_if_stopped,
 )
 from rwkv_edge.apps.failures import naming
-from rwkv_edge.apps.loading import open_model
+from rwkv_edge.apps.loading import open_model, state_to_begin_with
 from rwkv_edge.backend import Float32Array
 from rwkv_edge.errors import InputError
 
@@ -114,6 +114,7 @@ def generate(
     ] = None,
     backend: options.Backend = "numba",
     threads: options.Threads = None,
+    tuned_state: options.TunedState = None,
     no_tuned_state: options.NoTunedState = False,
     as_json: options.Json = False,
 ) -> None:
@@ -138,9 +139,8 @@ def generate(
         checkpoints = Checkpoints(checkpoint_every, save_state)
     with contextlib.ExitStack() as stack:
         document = stack.enter_context(open_document(file)) if file is not None else None
-        model = stack.enter_context(
-            open_model(model_path, backend, threads, tuned_state=not no_tuned_state)
-        )
+        begin = state_to_begin_with(tuned_state, no_tuned_state)
+        model = stack.enter_context(open_model(model_path, backend, threads, tuned_state=begin))
         began = time.perf_counter()
         work = start(model, document, state, resume)
         if document is not None and work.reading is not None:

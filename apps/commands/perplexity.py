@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rwkv_edge.apps import console, options
-from rwkv_edge.apps.loading import open_model
+from rwkv_edge.apps.loading import open_model, state_to_begin_with
 from rwkv_edge.errors import RwkvEdgeError
 
 
@@ -16,6 +16,7 @@ def perplexity(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Any text, of any size.")],
     backend: options.Backend = "numba",
     threads: options.Threads = None,
+    tuned_state: options.TunedState = None,
     no_tuned_state: options.NoTunedState = False,
     as_json: options.Json = False,
 ) -> None:
@@ -25,10 +26,11 @@ def perplexity(
     """
     from rwkv_edge.perplexity import measure_perplexity
 
+    begin = state_to_begin_with(tuned_state, no_tuned_state)
     with open(file, "rb") as text:
         n_bytes = file.stat().st_size
         with (
-            open_model(model_path, backend, threads, tuned_state=not no_tuned_state) as model,
+            open_model(model_path, backend, threads, tuned_state=begin) as model,
             console.progress(f"reading {file.name}", "bytes") as progress,
         ):
             try:

@@ -16,15 +16,14 @@ from rwkv_edge.converters.adapters.adapted_checkpoint import (
 from rwkv_edge.converters.adapters.files import Adapter, Changes, TunedState, changes_of
 from rwkv_edge.converters.adapters.keys import read_key
 from rwkv_edge.converters.adapters.sources import Replacement
+from rwkv_edge.converters.adapters.state_file import changes_of_state, check_state_in
 from rwkv_edge.converters.checkpoints import Checkpoint, open_checkpoint
 from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, Shape, widen
-from rwkv_edge.converters.checkpoints.safetensors_file import looks_like_safetensors
-from rwkv_edge.converters.tuned_state import check_tuned_state, is_tuned_state
+from rwkv_edge.converters.tuned_state import is_tuned_state
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import Float32Array
 
-HEAD_BYTES = 16
 DIGEST_LEN = 32
 
 
@@ -87,45 +86,6 @@ def put_in(recipes: dict[str, Recipe], base: Checkpoint, changes: Changes) -> No
     for name, delta in changes.deltas.items():
         recipe = recipes.setdefault(name, Recipe(Replacement(base, name), []))
         recipe.deltas.append(delta)
-
-
-def changes_of_state(
-    file: Checkpoint, hyperparameters: Hyperparameters, notes: list[str]
-) -> Changes:
-    """The layers' tuned states out of a file that holds nothing else; raises FormatError."""
-    keys = [read_key(name) for name in file.names()]
-    other = [key.name for key in keys if not is_tuned_state(key.target)]
-    if other:
-        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
-        raise FormatError(
-            f"{file.path}: holds {other[0]}{more}, which is no tuned state; give an adapter with "
-            "--adapter"
-        )
-    check_state_in(file, hyperparameters)
-    # Those that web-rwkv converts for itself have rows of one key.
-    swapped = is_safetensors(file)
-    if swapped:
-        notes.append(
-            f"{file.path}: read as web-rwkv writes states, a row for each key; one that has a row "
-            "for each value must be a .pth"
-        )
-    return Changes({key.target: Replacement(file, key.name, swapped) for key in keys})
-
-
-def check_state_in(file: Checkpoint, hyperparameters: Hyperparameters) -> None:
-    """Raise FormatError unless the tuned states in a file, if there are any, fit the model."""
-    try:
-        named = {read_key(name).target: file.shape(name) for name in file.names()}
-        check_tuned_state({n: s for n, s in named.items() if is_tuned_state(n)}, hyperparameters)
-    except FormatError as error:
-        raise FormatError(f"{file.path}: {error}") from None
-
-
-def is_safetensors(file: Checkpoint) -> bool:
-    """Is the file safetensors, not a `.pth`?"""
-    with open(file.path, "rb") as opened:
-        head = opened.read(HEAD_BYTES)
-    return looks_like_safetensors(head, file.path.stat().st_size)
 
 
 def digest_of(file: Checkpoint) -> str:

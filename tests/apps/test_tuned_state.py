@@ -44,7 +44,7 @@ def tuned(run: Run, pth: Path, state: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_commands_begin_with_it_unless_they_shall_not(
-    run: Run, gguf: Path, tuned: Path, tmp_path: Path, command: tuple[str, ...]
+    run: Run, gguf: Path, tuned: Path, state: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     (tmp_path / "text").write_text(TEXT)
     name, *options = [str(tmp_path / "text") if word == "FILE" else word for word in command]
@@ -56,6 +56,7 @@ def test_commands_begin_with_it_unless_they_shall_not(
 
     assert shown(tuned) != shown(gguf)
     assert shown(tuned, "--no-tuned-state") == shown(gguf, "--no-tuned-state") == shown(gguf)
+    assert shown(gguf, "--tuned-state", str(state)) == shown(tuned)
 
 
 def test_engines_still_agree(run: Run, tuned: Path) -> None:
@@ -65,7 +66,12 @@ def test_engines_still_agree(run: Run, tuned: Path) -> None:
 
 
 def test_a_conversation_begins_with_it_unless_it_shall_not(
-    run: Run, gguf: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run,
+    gguf: Path,
+    tuned: Path,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     def answer(model: Path, *options: str) -> str:
         (tmp_path / "questions").write_text("What is it?\n")
@@ -77,7 +83,19 @@ def test_a_conversation_begins_with_it_unless_it_shall_not(
 
     assert answer(tuned) != answer(gguf)
     assert answer(tuned, "--no-tuned-state") == answer(gguf)
+    assert answer(gguf, "--tuned-state", str(state)) == answer(tuned)
 
 
 def test_a_state_to_convert_alone_is_one_line(run: Run, state: Path) -> None:
     assert run("convert", state).failed_with("rwkv-edge convert MODEL --state FILE")
+
+
+def test_a_state_that_does_not_fit_the_model_is_one_line(
+    run: Run, gguf: Path, endless_gguf: Path, state: Path
+) -> None:
+    result = run("generate", endless_gguf, TEXT, "--tuned-state", state)
+    assert result.failed_with(f"{state}: ")
+    assert run("generate", gguf, TEXT, "--tuned-state", "nowhere").failed_with("no such file")
+    both = run("chat", gguf, "--tuned-state", state, "--no-tuned-state")
+    assert both.code == 2
+    assert "exclude each other" in both.err
