@@ -7,6 +7,7 @@ import typer
 
 from rwkv_edge.apps import console
 from rwkv_edge.apps.options import Json
+from rwkv_edge.converters.weight_types import WEIGHT_TYPES
 from rwkv_edge.errors import InputError
 
 
@@ -24,7 +25,8 @@ def convert(
     bf16: Annotated[bool, typer.Option("--bf16", help="16-bit floats of wide range.")] = False,
     f32: Annotated[bool, typer.Option("--f32", help="32-bit floats.")] = False,
     type_name: Annotated[
-        str | None, typer.Option("--type", metavar="NAME", help="Any of these, by its name: Q8_0.")
+        str | None,
+        typer.Option("--type", metavar="NAME", help=f"By name: {', '.join(WEIGHT_TYPES)}."),
     ] = None,
     tokenizer: Annotated[
         Path | None,
