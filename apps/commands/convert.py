@@ -10,6 +10,7 @@ from rwkv_edge.apps.documents import ending_gently
 from rwkv_edge.apps.inspection.words import memory_facts, shape_facts, write_types
 from rwkv_edge.apps.options import Json
 from rwkv_edge.apps.planned_file import PlannedFile, describe_plan
+from rwkv_edge.converters.weight_types import WEIGHT_TYPES
 from rwkv_edge.errors import InputError
 
 
@@ -28,7 +29,8 @@ def convert(
     bf16: Annotated[bool, typer.Option("--bf16", help="16-bit floats of wide range.")] = False,
     f32: Annotated[bool, typer.Option("--f32", help="32-bit floats.")] = False,
     type_name: Annotated[
-        str | None, typer.Option("--type", metavar="NAME", help="Any of these, by its name: Q8_0.")
+        str | None,
+        typer.Option("--type", metavar="NAME", help=f"By name: {', '.join(WEIGHT_TYPES)}."),
     ] = None,
     tokenizer: Annotated[
         Path | None,
