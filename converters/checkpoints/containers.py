@@ -137,7 +137,10 @@ def container_of(path: Path) -> Container:
         if head.data.lstrip().startswith(magic):
             raise FormatError(f"{path}: {sentence}")
     titles = ", ".join(container.title for container in CONTAINERS)
-    raise FormatError(f"{path}: is no file of weights that is known here; known are {titles}")
+    raise FormatError(
+        f"{path}: is neither a .pth nor a safetensors file, nor any other of those that are known "
+        f"here: {titles}"
+    )
 
 
 def head_of(path: Path) -> Head:

@@ -11,7 +11,7 @@ from rwkv_edge.errors import FormatError
 FOREIGN = {
     "a JPEG": (
         b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600),
-        "known are a Hugging Face folder, .pth",
+        "neither a .pth nor .*: a Hugging Face folder, .pth",
     ),
     "a web page": (b"<!DOCTYPE html><html>" + b" " * 600, "web page"),
     "a web page after blank lines": (b"\n\n  <html>" + b" " * 600, "web page"),
@@ -24,8 +24,8 @@ FOREIGN = {
     "an empty zip file": (b"PK\x05\x06" + bytes(18), "empty"),
     "an empty file": (b"", "empty"),
     "a short file": (b"PK", "zip"),
-    "zeros": (bytes(4096), "known are a Hugging Face folder, .pth"),
-    "text": (b"hello " * 100, "known are a Hugging Face folder, .pth"),
+    "zeros": (bytes(4096), "neither a .pth nor .*: a Hugging Face folder, .pth"),
+    "text": (b"hello " * 100, "neither a .pth nor .*: a Hugging Face folder, .pth"),
     "the beginning of a zip file": (b"PK\x03\x04" + bytes(4096), "cut short"),
 }
 
