@@ -53,10 +53,12 @@ def adapt(
     recipes: dict[str, Recipe] = {}
     notes: list[str] = []
     merged: list[str] = []
+    files: list[Checkpoint] = []
     shapes = {name: shape for name, shape in base.shapes().items() if not is_tuned_state(name)}
     with ExitStack() as stack:
         for adapter in adapters:
             file = stack.enter_context(open_checkpoint(adapter.path))
+            files.append(file)
             if isinstance(adapter, TunedState):
                 changes = changes_of_state(file, hyperparameters, notes)
                 digest_of(file)
@@ -64,13 +66,15 @@ def adapt(
                 init = None
                 if adapter.pissa_init is not None:
                     init = stack.enter_context(open_checkpoint(adapter.pissa_init))
+                    files.append(init)
                 changes = changes_of(adapter, file, init, base.path, shapes)
                 check_state_in(file, hyperparameters)
                 merged += [digest_of(file), repr(adapter.alpha)]
                 merged += [] if init is None else [digest_of(init)]
             put_in(recipes, base, changes)
         digest = hashlib.sha256("\n".join(merged).encode()).hexdigest()[:DIGEST_LEN]
-        checkpoint = AdaptedCheckpoint(base, recipes, stack.pop_all())
+        stack.pop_all()
+        checkpoint = AdaptedCheckpoint(base, recipes, files)
         return Adapted(checkpoint, digest if merged else None, tuple(notes))
 
 

@@ -1,7 +1,6 @@
 """A base with adapters: the same names and shapes, and merged numbers wherever it is read."""
 
 import threading
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +31,14 @@ class AdaptedCheckpoint(Checkpoint):
     block of rows for each thread.
     """
 
-    def __init__(self, base: Checkpoint, recipes: dict[str, Recipe], files: ExitStack) -> None:
-        """files: closes everything but the base."""
+    def __init__(
+        self, base: Checkpoint, recipes: dict[str, Recipe], others: list[Checkpoint]
+    ) -> None:
+        """others: the adapters' files, which are closed with the base."""
         self.path = base.path
         self._base = base
+        self._others = others
         self._recipes = recipes
-        self._files = files
         self._added = [name for name in recipes if is_tuned_state(name)]
         self._deltas_lock = threading.Lock()
         # Those of the tensor that is being converted: others come after it, or before.
@@ -46,8 +47,8 @@ class AdaptedCheckpoint(Checkpoint):
     def close(self) -> None:
         """Close all files."""
         self._loaded = None
-        self._files.close()
-        self._base.close()
+        for file in (self._base, *self._others):
+            file.close()
 
     def names(self) -> list[str]:
         """Names of the tensors, those of the base first."""
