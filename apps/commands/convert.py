@@ -1,5 +1,6 @@
 """`rwkv-edge convert`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,11 @@ def convert(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Default: beside the checkpoint, as NAME-q4.gguf."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Default: beside the checkpoint, as NAME-q4.gguf or NAME-ADAPTER-q4.gguf.",
+        ),
     ] = None,
     q4: Annotated[bool, typer.Option("--q4", help="Q4_0, 4.5 bits a weight (default).")] = False,
     q8: Annotated[bool, typer.Option("--q8", help="Q8_0, 8.5 bits a weight.")] = False,
@@ -98,7 +103,8 @@ def convert(
     """
     flags = {"Q4_0": q4, "Q8_0": q8, "F16": f16, "BF16": bf16, "F32": f32}
     weight_type = chosen_type([name for name, is_set in flags.items() if is_set], type_name)
-    destination = output or default_output(checkpoint, weight_type)
+    merged = [*(adapters or ()), *([] if state is None else [state])]
+    destination = output or default_output(checkpoint, weight_type, merged)
     if tensors and not plan:
         raise typer.BadParameter("--tensors goes with --plan")
 
@@ -187,11 +193,15 @@ def chosen_type(flagged: list[str], type_name: str | None) -> str:
     return wanted[0] if wanted else "Q4_0"
 
 
-def default_output(checkpoint: Path, weight_type: str) -> Path:
-    """`model.pth` in Q4_0 becomes `model-q4.gguf`, the folder `model` one beside it."""
+def default_output(checkpoint: Path, weight_type: str, merged: Sequence[Path] = ()) -> Path:
+    """`model.pth` in Q4_0 becomes `model-q4.gguf`, the folder `model` one beside it.
+
+    With `lora.pth` it is `model-lora-q4.gguf`.
+    """
     name = checkpoint.stem
     if checkpoint.is_dir():
         # What stands after a dot in a folder's name is part of it: rwkv7-1.5B-world.
         checkpoint = checkpoint.resolve()
         name = checkpoint.name
-    return checkpoint.with_name(f"{name}-{weight_type.lower().removesuffix('_0')}.gguf")
+    parts = [name, *(path.stem for path in merged), weight_type.lower().removesuffix("_0")]
+    return checkpoint.with_name("-".join(parts) + ".gguf")

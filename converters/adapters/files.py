@@ -1,6 +1,5 @@
 """Adapter files: opened, compared with the base that they are for, and taken apart into changes."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from rwkv_edge.errors import FormatError, InputError
 
 # Names that a message repeats of each kind of trouble.
 N_SHOWN = 6
+# No training uses more, and float32 has room for its products.
+MAX_ALPHA = 1e6
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,11 @@ def require_options_that_fit(adapter: Adapter, keys: list[Key]) -> None:
         )
     if alpha is not None and init is not None:
         raise InputError(f"{path}: alpha is for a LoRA and --pissa-init for a PiSSA; leave one out")
-    if alpha is not None and not (math.isfinite(alpha) and alpha != 0):
-        raise InputError(f"{path}: alpha {alpha}: wanted a number other than 0, as in its training")
+    if alpha is not None and not 0 < abs(alpha) <= MAX_ALPHA:
+        raise InputError(
+            f"{path}: alpha {alpha}: wanted a number other than 0, up to {MAX_ALPHA:g}, as in its "
+            "training"
+        )
     if has_low_rank and alpha is None and init is None:
         raise InputError(
             f"{path}: is a LoRA, and its file does not say the alpha that it was trained with; add "

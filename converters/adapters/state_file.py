@@ -1,6 +1,5 @@
 """Files that hold a tuned state alone: for a conversion, or for a model that is loaded already."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ def load_tuned_state(path: str | Path, model: "Model") -> "State":
     with open_checkpoint(path) as file:
         changes = changes_of_state(file, hp, [])
         recipes = {name: Recipe(origin, []) for name, origin in changes.replacements.items()}
-        wkv = read_tuned_state(AdaptedCheckpoint(file, recipes, ExitStack()), hp)
+        wkv = read_tuned_state(AdaptedCheckpoint(file, recipes, []), hp)
     # A file without any has been refused: a checkpoint holds at least one tensor.
     assert wkv is not None
     return model.state_from_arrays(with_initial_shifts(wkv, architecture_of(hp.version), hp))

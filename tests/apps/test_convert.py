@@ -175,6 +175,13 @@ def test_an_adapter_is_merged_with_its_alpha(run: Run, checkpoint: Path, lora: P
         assert changed == ["blk.0.channel_mix_key.weight"]
 
 
+def test_a_file_with_an_adapter_is_named_after_both(run: Run, checkpoint: Path, lora: Path) -> None:
+    """It must not take the place of the model without."""
+    assert run("convert", checkpoint, "--lora", lora, "--alpha", 2).code == 0
+    assert checkpoint.with_name("m-lora-q4.gguf").is_file()
+    assert not checkpoint.with_name("m-q4.gguf").exists()
+
+
 def test_options_for_adapters_that_do_not_add_up_are_one_line(
     run: Run, checkpoint: Path, lora: Path
 ) -> None:

@@ -171,6 +171,7 @@ def test_options_that_fit_no_adapter_are_said(base: Path, save: Save) -> None:
         (Adapter(lora, float("nan")), "alpha nan: wanted a number other than 0"),
         (Adapter(lora, float("inf")), "alpha inf"),
         (Adapter(lora, 0), "alpha 0"),
+        (Adapter(lora, 1e30), r"alpha 1e\+30"),
         (Adapter(init, 8), "is the beginning of a PiSSA; name the adapter"),
         (Adapter(disha, 8), "holds no LoRA, so there is no use for --alpha"),
         (Adapter(disha, pissa_init=init), "no use for --pissa-init"),
