@@ -13,15 +13,19 @@ from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.quant import QuantFormat
 
 FLOAT_BYTES = 4
+BITS = 8
 # The embedding is no matrix here: it stays in the file, as other tables do.
 EMBEDDING = "token_embd.weight"
 # The matrix that is laid out by columns, see `runtime.arch.weights`.
 BY_COLUMNS = "channel_mix_value.weight"
 # Rows and columns that matrices are padded to, of plain numbers and of quantized weights, and those
-# of quantized weights by columns. In memory a weight takes the bits that it takes in the file.
+# of quantized weights by columns.
 PLAIN_PADDING = (32, 32)
 QUANTIZED_PADDING = (32, 64)
 COLUMNS_PADDING = (128, 1)
+# In memory a weight takes the bits that it takes in the file, and some formats these more: scales
+# that the file packs tightly are whole bytes there.
+MORE_BITS = {"Q3_K": 3 / 16, "Q4_K": 1 / 8, "Q5_K": 1 / 8, "Q6_K": 1 / 16, "IQ4_XS": 1 / 8}
 # Tokens that pass through the model together, and what each of them needs beside weights: rows of
 # float32, and rows that are quantized too (float32, a byte, and a scale and a sum for 32 of them).
 # These are the most that any version has.
@@ -86,8 +90,9 @@ def packed_bytes(name: str, shape: Shape, quant: type[QuantFormat]) -> int:
     if is_quantized and name.endswith(BY_COLUMNS):
         row_unit, column_unit = COLUMNS_PADDING
     n_rows = up_to(math.prod(shape[:-1]), row_unit)
-    n_columns = up_to(shape[-1], column_unit)
-    return n_rows * -(-n_columns // quant.block_len) * quant.block.itemsize
+    n_columns = up_to(shape[-1], max(column_unit, quant.block_len))
+    more = MORE_BITS.get(quant.__name__, 0) * n_columns / BITS
+    return n_rows * (quant.row_bytes(n_columns) + int(more))
 
 
 def scratch_bytes(hyperparameters: Hyperparameters, specs: list[TensorSpec]) -> int:

@@ -14,9 +14,14 @@ from rwkv_edge.runtime.backends.llama_state import WKV_AXES
 Formats = Collection[type[QuantFormat]]
 # The channels, and those of a head, are whole vectors.
 CHANNEL_UNIT = 16
-# Weight types that the numba engine has kernels for, by name, of the files that are met most: about
-# others the engine itself is asked, which takes its import.
-COMMON_FORMATS = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
+# Weight types that the numba engine has kernels for, by name: about others the engine itself is
+# asked, which takes its import.
+WITH_KERNELS = frozenset(
+    {
+        "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0",
+        "IQ4_NL", "IQ4_XS", "Q3_K", "Q2_K",
+    }
+)  # fmt: skip
 
 
 def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
@@ -28,7 +33,7 @@ def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
                 f"{what} {n_channels} is not a multiple of {CHANNEL_UNIT}, "
                 "which the numba backend needs"
             )
-    others = [quant for quant in formats if quant.__name__ not in COMMON_FORMATS]
+    others = [quant for quant in formats if quant.__name__ not in WITH_KERNELS]
     return no_kernels(others) if others else None
 
 

@@ -55,8 +55,8 @@ def test_a_matrix_is_counted_about_as_the_arena_reserves_it(
     tensor = GgufTensor(name, shape, quant, raw)
     sparse = {name} if name.startswith("channel_mix_value") else ()
     reserved = arena.Arena([tensor], sparse).weights.size
-    # Scales of some formats take a little more or less in memory than in the file.
-    assert packed_bytes(name, shape, quant) == pytest.approx(reserved, rel=0.05)
+    # Less than a cache line at the end, and some rows more where whole groups of them are padded.
+    assert packed_bytes(name, shape, quant) == pytest.approx(reserved, rel=0.001)
 
 
 @pytest.mark.parametrize("version", COMPILED)

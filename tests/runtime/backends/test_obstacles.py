@@ -19,7 +19,7 @@ from rwkv_edge.quant import QUANT_FORMATS, QuantFormat
 from rwkv_edge.runtime import arena
 from rwkv_edge.runtime.arch import COMPILED
 from rwkv_edge.runtime.backends import BACKENDS, load_backend, obstacles
-from rwkv_edge.runtime.backends.obstacles import COMMON_FORMATS, OBSTACLES
+from rwkv_edge.runtime.backends.obstacles import OBSTACLES, WITH_KERNELS
 from rwkv_edge.runtime.reference import REFERENCES
 
 MODULES = {"llama": "llama_cpp"}
@@ -45,7 +45,7 @@ def test_a_weight_type_is_said_to_have_kernels_exactly_if_the_arena_packs_it(nam
         arena.packed_format(QUANT_FORMATS[name])
     except UnsupportedModelError:
         assert said == f"the numba backend has no kernel for {name}"
-        assert name not in COMMON_FORMATS
+        assert name not in WITH_KERNELS
     else:
         assert said is None
 
@@ -56,7 +56,7 @@ def test_weight_types_without_kernels_are_all_named(monkeypatch: pytest.MonkeyPa
             raise UnsupportedModelError("not this")
 
     monkeypatch.setattr(arena, "packed_format", none_for_blocks)
-    monkeypatch.setattr(obstacles, "COMMON_FORMATS", frozenset({"F32"}))
+    monkeypatch.setattr(obstacles, "WITH_KERNELS", frozenset({"F32"}))
     formats = {QUANT_FORMATS[name] for name in ("F32", "F16", "Q8_0", "Q4_0")}
     said = OBSTACLES["numba"](SHAPES["7 of 64"], formats)
     assert said == "the numba backend has no kernel for Q4_0, Q8_0"
