@@ -66,11 +66,13 @@ class Model:
         self.tokenizer: Tokenizer = file.tokenizer
         self.chat_template: str = file.chat_template
         self.fingerprint = file.fingerprint
+        # A list of a million texts would have a text, too.
+        name = file.gguf.metadata.get("general.name")
         architecture = architecture_of(self.hyperparameters.version)
         self.state_shapes: dict[str, Shape] = architecture.state_shapes(self.hyperparameters)
         self.info = ModelInfo(
             path=file.path,
-            name=str(file.gguf.metadata.get("general.name", file.path.stem)),
+            name=name if isinstance(name, str) else file.path.stem,
             backend=backend.name,
             hyperparameters=self.hyperparameters,
             file_type=file.file_type,

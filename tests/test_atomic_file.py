@@ -1,6 +1,7 @@
 """A file appears whole or not at all, whatever ends the writing."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,30 @@ def test_a_file_that_was_taken_for_a_leftover_is_made_anew(
         file.write(b"whole")
     assert len(locks) == 2
     assert (tmp_path / "a.state").read_bytes() == b"whole"
+
+
+ROOT = Path(__file__).parents[1]
+INSTALLED = ("rwkv_edge", "converters", "runtime", "apps")
+# What makes or changes a file by its name.
+WRITING = re.compile(
+    r"""\bopen\([^)\n]*,\s*(?:mode=)?["'][^"'\n]*[wax+]|\.write_(?:text|bytes)\("""
+    r"""|\bos\.(?:rename|replace)\(|\.tofile\(|\bnp\.savez?|save_file\(|shutil\.(?:copy|move)"""
+)
+ALLOWED = {
+    "rwkv_edge/atomic_file.py": 2,
+    # A member of the zip file that atomic_write opened.
+    "converters/checkpoints/pth_writer.py": 1,
+}
+
+
+def test_nothing_installed_writes_a_file_in_another_way() -> None:
+    found = {}
+    for folder in INSTALLED:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            n_places = len(WRITING.findall(path.read_text(encoding="utf-8")))
+            if n_places:
+                found[path.relative_to(ROOT).as_posix()] = n_places
+    assert found == ALLOWED
 
 
 def test_this_process_is_alive() -> None:

@@ -4,9 +4,11 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, Shape, contiguous_strides
 from rwkv_edge.converters.checkpoints.pickled import STORAGE_DTYPES
 from rwkv_edge.converters.checkpoints.pth import LOCAL_HEADER
@@ -22,12 +24,16 @@ PADDING_ID = b"FB"
 class PthWriter:
     """Writes a dict of tensors, each from chunks of bytes; use it in a `with` block.
 
-    The file is read by `torch.load(path, weights_only=True)`.
+    The file appears when the block ends without an exception, whole or not at all. It is read by
+    `torch.load(path, weights_only=True)`.
     """
 
     def __init__(self, path: Path) -> None:
         """Begin the file; its members lie under a folder named after it, as torch has it."""
-        self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        self._open = ExitStack()
+        file = self._open.enter_context(atomic_write(path))
+        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        self._archive = self._open.enter_context(archive)
         self._root = path.stem
         self._entries: list[bytes] = []
 
@@ -42,13 +48,15 @@ class PthWriter:
         trace: TracebackType | None,
     ) -> None:
         """Write the pickle and the zip directory, unless an exception is on its way."""
-        if error is None:
+        if error is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        with self._open:
             pickled = pickle.PROTO + bytes([PICKLE_PROTOCOL]) + pickle.EMPTY_DICT + pickle.MARK
             pickled += b"".join(self._entries) + pickle.SETITEMS + pickle.STOP
             self._member("data.pkl", len(pickled), [pickled])
             self._member("byteorder", len(b"little"), [b"little"])
             self._member("version", len(b"3\n"), [b"3\n"])
-        self._archive.close()
 
     def add(
         self, name: str, dtype: str, shape: Shape, chunks: Iterable[bytes | memoryview]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.backend import Float32Array, StateArrays
 from rwkv_edge.converters.arch.rwkv7 import Rwkv7Reader
 from rwkv_edge.converters.checkpoints import open_checkpoint
+from rwkv_edge.converters.checkpoints.pth_writer import PthWriter
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import (
     CHUNK_WEIGHTS,
@@ -157,3 +159,21 @@ def test_the_default_ranks_are_those_of_the_published_models() -> None:
     for n_embd, ranks in ((768, (64, 64, 32, 128)), (2048, (96, 96, 64, 256))):
         hp = synthetic_hyperparameters(1, n_embd)
         assert (hp.decay_rank, hp.iclr_rank, hp.value_rank, hp.gate_rank) == ranks
+
+
+def test_a_checkpoint_that_is_not_finished_does_not_appear(tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(b"older")
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(8)
+        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with PthWriter(path) as writer:
+            writer.add("a", "float32", (4,), chunks())
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [path]

@@ -17,6 +17,7 @@ from tests.fuzz.campaign import Campaign, Result
 from tests.fuzz.corpus import build_corpus
 from tests.fuzz.mutations import MAX_CHANGES
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.worker import corpus_of
 
 # Cases of a target before the next one's turn, for each unit of its weight.
 TURN_CASES = 50
@@ -30,7 +31,6 @@ def main() -> int:
     parser.add_argument("--case", type=int, help="make one case again, of one target")
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"))
     args = parser.parse_args()
-    names = args.target or list(TARGETS)
     corpus = args.folder / "corpus"
     if not corpus.exists():
         # One that was left half-way must not be taken for whole.
@@ -39,6 +39,8 @@ def main() -> int:
             parser.error(f"{making} was left unfinished; remove it")
         build_corpus(making)
         making.rename(corpus)
+    # Without the packages that make them, there are no files of some kinds.
+    names = args.target or [name for name in TARGETS if corpus_of(TARGETS[name], corpus)]
     with Campaign(corpus.resolve(), (args.folder / "scratch").resolve()) as campaign:
         if args.case is not None:
             if len(names) != 1:

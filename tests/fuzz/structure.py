@@ -38,7 +38,8 @@ def gguf_fields(data: bytes) -> tuple[Field, ...]:
 
     def string() -> None:
         nonlocal position
-        position += number(8, "length")
+        n_bytes = number(8, "length")
+        position += n_bytes
 
     def value(kind: int) -> None:
         if kind == GGUF_STRING:
