@@ -67,7 +67,7 @@ def convert(
 ) -> ConversionSummary:
     """Convert a `.pth` or safetensors checkpoint to a GGUF, which appears whole or not at all.
 
-    weight_type: "Q4_0", "Q8_0", "F16", "BF16" or "F32", for the large matrices.
+    weight_type: a name of `weight_types.WEIGHT_TYPES`, "Q4_K_M" and so on.
     tokenizer: a vocabulary in the World format, a Hugging Face tokenizer.json or a sentencepiece
     model; by default `<source stem>.vocab.txt` beside the source, else what the number of
     embeddings says, see `choose_tokenizer`.

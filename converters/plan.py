@@ -1,5 +1,6 @@
 """What a conversion will write, decided before anything is written."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,8 @@ from rwkv_edge.arch import Role, architecture_of
 from rwkv_edge.converters.gguf_file import GgufHeader, PlannedTensor
 from rwkv_edge.converters.model_source import ModelSource
 from rwkv_edge.converters.tokenizers import EmbeddedTokenizer, choose_tokenizer
-from rwkv_edge.converters.weight_types import FILE_TYPES, format_of
-from rwkv_edge.errors import InputError
+from rwkv_edge.converters.weight_types import format_of, wanted_format, weight_type_of
 from rwkv_edge.hyperparameters import Hyperparameters
-from rwkv_edge.quant import QUANT_FORMATS
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,24 @@ def plan_conversion(
 
 def require_weight_type(weight_type: str) -> None:
     """Raise InputError for a weight type that this version does not write."""
-    if weight_type not in FILE_TYPES:
-        raise InputError(f"weight type {weight_type}: wanted one of {', '.join(FILE_TYPES)}")
+    weight_type_of(weight_type)
 
 
 def notes_on(
     tensors: list[PlannedTensor], weight_type: str, words: EmbeddedTokenizer, hp: Hyperparameters
 ) -> Iterator[str]:
     """What the user did not ask for but got."""
-    asked = QUANT_FORMATS[weight_type]
-    other = [t for t in tensors if t.spec.role is Role.MATRIX and t.quant is not asked]
-    if other:
-        yield (
-            f"{len(other)} matrices are F16: {weight_type} needs rows of a multiple of "
-            f"{asked.block_len} weights"
-        )
+    other = Counter(
+        (tensor.quant, wanted_format(tensor.spec, weight_type))
+        for tensor in tensors
+        if tensor.spec.role is Role.MATRIX
+    )
+    for (quant, wanted), n in other.items():
+        if quant is not wanted:
+            many = f"{n} matrices are" if n > 1 else "1 matrix is"
+            yield (
+                f"{many} {quant.__name__}: {wanted.__name__} needs rows of a multiple of "
+                f"{wanted.block_len} weights"
+            )
     if words.n_ids < hp.n_vocab and not words.is_padded_always:
         yield f"the vocabulary has {words.n_ids} ids of {hp.n_vocab}: the rest is padding"

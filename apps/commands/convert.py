@@ -9,6 +9,12 @@ from rwkv_edge.apps import console
 from rwkv_edge.apps.options import Json
 from rwkv_edge.errors import InputError
 
+# Those of `converters.weight_types`, written out: help should not wait for an import.
+TYPE_NAMES = (
+    "F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, "
+    "IQ4_NL, IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, Q2_K_S"
+)
+
 
 def convert(
     checkpoint: Annotated[
@@ -24,7 +30,8 @@ def convert(
     bf16: Annotated[bool, typer.Option("--bf16", help="16-bit floats of wide range.")] = False,
     f32: Annotated[bool, typer.Option("--f32", help="32-bit floats.")] = False,
     type_name: Annotated[
-        str | None, typer.Option("--type", metavar="NAME", help="Any of these, by its name: Q8_0.")
+        str | None,
+        typer.Option("--type", metavar="NAME", help=f"By name: {TYPE_NAMES}."),
     ] = None,
     tokenizer: Annotated[
         Path | None,

@@ -43,24 +43,32 @@ def doctor(
 
 
 def compile_kernels(threads: int | None) -> None:
-    """Run the built-in checkpoint once in every weight type, and once a model of each version."""
+    """Run the built-in checkpoint once in every format, and once a model of each version."""
     from rwkv_edge import Model
     from rwkv_edge.arch import ARCHITECTURES
     from rwkv_edge.builtin import checkpoint_path
     from rwkv_edge.converters.convert import convert
-    from rwkv_edge.converters.gguf_file import FILE_TYPES
     from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+    from rwkv_edge.converters.weight_types import WEIGHT_TYPES
+    from rwkv_edge.errors import UnsupportedModelError
     from rwkv_edge.runtime.bandwidth import read_bandwidth
 
     with (
         tempfile.TemporaryDirectory(prefix="rwkv-edge-") as folder,
         console.progress("compiling kernels") as progress,
     ):
-        for done, weight_type in enumerate(FILE_TYPES):
-            progress(done, len(FILE_TYPES))
+        # One of those that store most matrices alike.
+        types = {row.most: name for name, row in WEIGHT_TYPES.items()}
+        for done, weight_type in enumerate(types.values()):
+            progress(done, len(types))
             path = Path(folder) / f"{weight_type}.gguf"
             convert(checkpoint_path(), path, weight_type, threads=threads)
-            with Model.load(path, threads=threads) as model:
+            try:
+                model = Model.load(path, threads=threads)
+            except UnsupportedModelError:
+                # Written, but not run by this engine: its encoder is compiled now.
+                continue
+            with model:
                 tokens = model.tokenizer.encode(WARM_TEXT)[:WARM_TOKENS]
                 _, state = model.forward(tokens, all_logits=True)
                 model.forward(tokens[:1], state)
@@ -73,7 +81,7 @@ def compile_kernels(threads: int | None) -> None:
             with Model.load(half.with_suffix(".gguf"), threads=threads) as model:
                 model.forward([0])
         read_bandwidth(1, n_bytes=SMALL_BUFFER_BYTES, passes=1)
-        progress(len(FILE_TYPES), len(FILE_TYPES))
+        progress(len(types), len(types))
 
 
 def show(machine: Machine) -> None:
