@@ -11,8 +11,13 @@ from rwkv_edge.apps.documents import ending_gently
 from rwkv_edge.apps.inspection.words import memory_facts, shape_facts, write_types
 from rwkv_edge.apps.options import Json
 from rwkv_edge.apps.planned_file import PlannedFile, describe_plan
-from rwkv_edge.converters.weight_types import WEIGHT_TYPES
 from rwkv_edge.errors import InputError
+
+# Those of `converters.weight_types`, written out: help should not wait for an import.
+TYPE_NAMES = (
+    "F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, "
+    "IQ4_NL, IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, Q2_K_S"
+)
 
 
 def convert(
@@ -35,7 +40,7 @@ def convert(
     f32: Annotated[bool, typer.Option("--f32", help="32-bit floats.")] = False,
     type_name: Annotated[
         str | None,
-        typer.Option("--type", metavar="NAME", help=f"By name: {', '.join(WEIGHT_TYPES)}."),
+        typer.Option("--type", metavar="NAME", help=f"By name: {TYPE_NAMES}."),
     ] = None,
     tokenizer: Annotated[
         Path | None,

@@ -11,8 +11,10 @@ import pytest
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console
+from rwkv_edge.apps.commands import convert as convert_command
 from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
+from rwkv_edge.converters.weight_types import WEIGHT_TYPES
 from rwkv_edge.gguf_reader import GgufFile
 from tests.converters.adapters.adapter_files import write_pth
 
@@ -50,6 +52,19 @@ def test_the_default_is_four_bits(run: Run, checkpoint: Path) -> None:
 def test_a_type_can_be_named(run: Run, checkpoint: Path, name: str) -> None:
     assert run("convert", checkpoint, "--type", name).code == 0
     assert checkpoint.with_name("m-q8.gguf").is_file()
+
+
+def test_a_mix_can_be_named(run: Run, checkpoint: Path) -> None:
+    result = run("convert", checkpoint, "--type", "q4_k_m", "--json")
+    assert json.loads(result.out)["weight_type"] == "Q4_K_M"
+    with Model.load(checkpoint.with_name("m-q4_k_m.gguf"), "reference") as model:
+        assert model.info.file_type in ("Q4_K", "Q5_0")
+
+
+def test_help_lists_all_types_and_a_wrong_name_gets_a_near_one(run: Run, checkpoint: Path) -> None:
+    assert ", ".join(WEIGHT_TYPES) == convert_command.TYPE_NAMES
+    assert "Q4_K_M" in run("convert", "--help").out
+    assert run("convert", checkpoint, "--type", "Q4_KM").failed_with("(did you mean Q4_K_M?)")
 
 
 def test_output_and_json_say_what_was_written(run: Run, checkpoint: Path, tmp_path: Path) -> None:

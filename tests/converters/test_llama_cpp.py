@@ -61,8 +61,9 @@ class Loaded:
             batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
             batch.seq_id[i][0], batch.logits[i] = 0, 1
         assert llama_cpp.llama_decode(context, batch) == 0
+        n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
         rows = [
-            np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, i), (N_VOCAB,)).copy()
+            np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, i), (n_vocab,)).copy()
             for i in range(len(tokens))
         ]
         llama_cpp.llama_batch_free(batch)
