@@ -10,7 +10,7 @@ from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.arch import rwkv7_weights
 from rwkv_edge.runtime.arch.rwkv7_weights import MATRIX_NAMES, VECTOR_NAMES
-from rwkv_edge.runtime.arch.weights import Float32Array, Scratch, Weights
+from rwkv_edge.runtime.arch.weights import Float32Array, Scratch, Weights, finite_numbers
 from rwkv_edge.runtime.arch.weights import load_weights as load_named
 from rwkv_edge.runtime.kernels.activations import Activations, new_activations, padded
 from rwkv_edge.runtime.kernels.embedding import row_decoder
@@ -73,7 +73,7 @@ def load_weights(model: ModelFile, team: ThreadTeam) -> DeepWeights:
     s0 = np.zeros((hp.n_layer, padded(hp.n_ffn)), np.float32)
     tables = np.zeros(hp.n_layer, TABLE)
     for layer in range(hp.n_layer):
-        s0[layer, : hp.n_ffn] = model.tensor(f"blk.{layer}.channel_mix_s0.weight").decode()
+        s0[layer, : hp.n_ffn] = finite_numbers(model, f"blk.{layer}.channel_mix_s0.weight")
         table = model.tensor(f"blk.{layer}.channel_mix_s_emb.weight")
         decoder = row_decoder(table.quant_format)
         tables[layer] = (table.raw.ctypes.data, table.raw.shape[1], decoder)

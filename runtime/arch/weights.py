@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_edge.arch import architecture_of
+from rwkv_edge.errors import FormatError
 from rwkv_edge.gguf_reader import GgufTensor
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
@@ -131,7 +132,9 @@ def load_weights(
 ) -> Weights:
     """Pack the matrices of a checked file into one arena, and copy its vectors.
 
-    The names are those of one layer; a tensor of several rows of C stands for as many vectors.
+    Raises FormatError if one of their numbers is NaN or infinite; the embedding is not looked at,
+    since it is never read as a whole. The names are those of one layer; a tensor of several rows of
+    C stands for as many vectors.
     head_unit: channels that one thread must have together; by default whole heads.
     n_parts: tensors that hold several matrices, one below the other, and how many.
     """
@@ -149,7 +152,10 @@ def load_weights(
         [*tensors, model.tensor("output.weight")],
         sparse_inputs={name for name in names if name.endswith(f"{SPARSE_INPUTS}.weight")},
     )
-    arena.pack(team, release_pages=model.gguf.release_pages)
+    try:
+        arena.pack(team, release_pages=model.gguf.release_pages)
+    except FormatError as error:
+        raise FormatError(f"{model.path}: {error}") from None
     matrices = np.array([arena.matrices[name] for name in names], MATRIX)
     embedding = model.tensor("token_embd.weight")
     return Weights(
@@ -159,7 +165,7 @@ def load_weights(
         vectors=np.stack(
             [layer_vectors(model, layer, vector_names) for layer in range(hp.n_layer)]
         ),
-        ends=np.stack([model.tensor(name).decode().reshape(-1) for name in END_NAMES]),
+        ends=np.stack([finite_numbers(model, name).reshape(-1) for name in END_NAMES]),
         embedding=embedding.raw,
         embedding_decoder=row_decoder(embedding.quant_format),
         head_size=hp.head_size,
@@ -180,11 +186,22 @@ def row_parts(tensor: GgufTensor, n_parts: int) -> list[GgufTensor]:
     ]
 
 
+def finite_numbers(model: ModelFile, name: str) -> Float32Array:
+    """The numbers of a tensor. Raises FormatError if one of them is NaN or infinite."""
+    numbers = model.tensor(name).decode()
+    if not np.isfinite(numbers).all():
+        raise FormatError(
+            f"{model.path}: tensor {name} holds numbers that are NaN or infinite, which no weight "
+            "is; convert the checkpoint again"
+        )
+    return numbers
+
+
 def layer_vectors(model: ModelFile, layer: int, vector_names: Sequence[str]) -> Float32Array:
     """(N, C): the vectors of one layer, in the order of their names."""
     n_embd = model.hyperparameters.n_embd
     rows = [
-        model.tensor(f"blk.{layer}.{name}").decode().reshape(-1, n_embd) for name in vector_names
+        finite_numbers(model, f"blk.{layer}.{name}").reshape(-1, n_embd) for name in vector_names
     ]
     return np.concatenate(rows)
 

@@ -68,9 +68,9 @@ PACKED_FORMATS: dict[type[QuantFormat], tuple[PackedFormat, PackedFormat]] = {
     BF16: (matmul_floats.BF16_FORMAT, matmul_floats.BF16_COLUMNS_FORMAT),
     Q4_0: (matmul_q4_0.DENSE_FORMAT, matmul_q4_0.COLUMNS_FORMAT),
     Q8_0: (matmul_q8_0.DENSE_FORMAT, matmul_q8_0.COLUMNS_FORMAT),
-    Q4_K: (matmul_q4_k.DENSE_FORMAT, matmul_q4_k.DENSE_FORMAT),
-    Q5_K: (matmul_q5_k.DENSE_FORMAT, matmul_q5_k.DENSE_FORMAT),
-    Q6_K: (matmul_q6_k.DENSE_FORMAT, matmul_q6_k.DENSE_FORMAT),
+    Q4_K: (matmul_q4_k.DENSE_FORMAT, matmul_q4_k.COLUMNS_FORMAT),
+    Q5_K: (matmul_q5_k.DENSE_FORMAT, matmul_q5_k.COLUMNS_FORMAT),
+    Q6_K: (matmul_q6_k.DENSE_FORMAT, matmul_q6_k.COLUMNS_FORMAT),
     # Rarer ones read all columns.
     Q4_1: (matmul_q4_1.DENSE_FORMAT, matmul_q4_1.DENSE_FORMAT),
     Q5_0: (matmul_q5_0.DENSE_FORMAT, matmul_q5_0.DENSE_FORMAT),

@@ -1,14 +1,24 @@
 """Q5_K weights times activations: five bits a weight, a scale and a least value a part."""
 
 from rwkv_edge.jit import inline, kernel
-from rwkv_edge.runtime.kernels.block_scales import k_least, k_scale, store_scales
+from rwkv_edge.runtime.kernels.block_scales import (
+    add_k_rows,
+    decode_k_rows,
+    k_least,
+    k_scale,
+    store_scales,
+)
 from rwkv_edge.runtime.kernels.codes import FIVE_BITS, unpack_five_bits
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, take_bytes, tile_bytes
+from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
 from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_codes
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q5_K_TILE, pack_q5_k
+from rwkv_edge.runtime.kernels.pack_super_columns import Q5_K_COLUMNS, pack_q5_k_columns
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_2, scaled, store_codes, with_least
 from rwkv_edge.runtime.kernels.panel_products import LEAST_FIVE_BIT_PANEL
+from rwkv_edge.runtime.simd.dot_products import byte_total, dot4_codes, no_bytes
 
 # A tile is the codes of a super-block, then its scales.
 SCALES_AT = SUPER_BLOCKS * FIVE_BITS
@@ -56,10 +66,28 @@ def matmul_q5_k(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
     )  # fmt: skip
 
 
+@kernel
+def matmul_q5_k_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
+    """The same for weights laid out by columns; see `columns.multiply`."""
+    multiply_columns(
+        take_bytes, no_bytes, dot4_codes, byte_total, add_k_rows, decode_k_rows,
+        Q5_K_COLUMNS, weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
+    )  # fmt: skip
+
+
 DENSE_FORMAT = PackedFormat(
     multiply=matmul_q5_k,
     pack=pack_q5_k,
     tile_blocks=SUPER_BLOCKS,
     tile_bytes=Q5_K_TILE,
     multiply_panel=LEAST_FIVE_BIT_PANEL,
+)
+COLUMNS_FORMAT = PackedFormat(
+    multiply=matmul_q5_k_columns,
+    pack=pack_q5_k_columns,
+    tile_blocks=SUPER_BLOCKS,
+    tile_bytes=tile_bytes(Q5_K_COLUMNS),
+    multiply_panel=LEAST_FIVE_BIT_PANEL,
+    group_rows=GROUP_ROWS,
+    reads_columns=True,
 )

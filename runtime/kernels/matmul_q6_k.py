@@ -3,16 +3,22 @@
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.quant.q6_k import ZERO_CODE
 from rwkv_edge.runtime.kernels.block_scales import (
+    add_scaled_rows,
+    half_part_row_scale,
     half_part_scale,
     store_scales,
 )
 from rwkv_edge.runtime.kernels.codes import SIX_BITS, unpack_six_bits
+from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, take_bytes, tile_bytes
+from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
 from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_halves_of_codes
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q6_K_TILE, pack_q6_k
+from rwkv_edge.runtime.kernels.pack_super_columns import Q6_K_COLUMNS, pack_q6_k_columns
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_2, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import SIX_BIT_PANEL
+from rwkv_edge.runtime.simd.dot_products import byte_total, dot4_codes, no_bytes
 
 # A tile is the codes of a super-block, then its scales.
 SCALES_AT = SUPER_BLOCKS * SIX_BITS
@@ -55,6 +61,30 @@ def matmul_q6_k(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
     )  # fmt: skip
 
 
+@inline
+def add_rows(product, weights, tile, block_start, k, part, x, token, block, y, row):
+    """See `columns.multiply`."""
+    scales = half_part_row_scale(weights, tile, block_start, k, part)
+    x_sum, x_scale = x.half_sums[token, 2 * block + part], x.scales[token, block]
+    add_scaled_rows(product, ZERO_CODE, x_sum, x_scale, scales, y, row)
+
+
+@inline
+def decode_rows(weights, tile, block_start, k, panel, p):
+    """See `columns.multiply`."""
+    store_scales(panel, p, 0, half_part_row_scale(weights, tile, block_start, k, 0))
+    store_scales(panel, p, 1, half_part_row_scale(weights, tile, block_start, k, 1))
+
+
+@kernel
+def matmul_q6_k_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
+    """The same for weights laid out by columns; see `columns.multiply`."""
+    multiply_columns(
+        take_bytes, no_bytes, dot4_codes, byte_total, add_rows, decode_rows, Q6_K_COLUMNS,
+        weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
+    )  # fmt: skip
+
+
 DENSE_FORMAT = PackedFormat(
     multiply=matmul_q6_k,
     pack=pack_q6_k,
@@ -62,4 +92,14 @@ DENSE_FORMAT = PackedFormat(
     tile_bytes=Q6_K_TILE,
     multiply_panel=SIX_BIT_PANEL,
     part_len=16,
+)
+COLUMNS_FORMAT = PackedFormat(
+    multiply=matmul_q6_k_columns,
+    pack=pack_q6_k_columns,
+    tile_blocks=SUPER_BLOCKS,
+    tile_bytes=tile_bytes(Q6_K_COLUMNS),
+    multiply_panel=SIX_BIT_PANEL,
+    part_len=16,
+    group_rows=GROUP_ROWS,
+    reads_columns=True,
 )

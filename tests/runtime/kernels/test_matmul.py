@@ -67,14 +67,15 @@ def test_extremes_do_not_overflow(quant_format, byte, activation):
     blocks["scale"] = np.float16(1).view(np.uint16)
     if "least" in quant_format.block.names:
         blocks["least"] = 0
-    packed = pack_rows(raw, quant_format, shape[1])
     decoded = quant_format.decode(raw, shape[1]).astype(np.float64)
-    for n_tokens in (1, 5):
-        x, _ = inputs(np.full((n_tokens, shape[1]), activation, np.float32))
-        y = product(packed, x, n_tokens)
-        # Whole numbers whose partial sums float32 holds to one part in 2 ** 24.
-        expected = np.full((n_tokens, shape[1]), activation) @ decoded.T
-        np.testing.assert_allclose(y[:, : shape[0]], expected, rtol=2.0**-20)
+    for by_columns in (False, True):
+        packed = pack_rows(raw, quant_format, shape[1], by_columns=by_columns)
+        for n_tokens in (1, 5):
+            x, _ = inputs(np.full((n_tokens, shape[1]), activation, np.float32))
+            y = product(packed, x, n_tokens)
+            # Whole numbers, whose partial sums float32 holds to one part in 2 ** 24.
+            expected = np.full((n_tokens, shape[1]), activation) @ decoded.T
+            np.testing.assert_allclose(y[:, : shape[0]], expected, rtol=2.0**-20)
 
 
 @pytest.mark.parametrize(("quant_format", "shape"), [*CASES, (Q8_0, (300, 320))], ids=name)
