@@ -62,12 +62,7 @@ def compile_kernels(threads: int | None) -> None:
             progress(done, len(types))
             path = Path(folder) / f"{weight_type}.gguf"
             convert(checkpoint_path(), path, weight_type, threads=threads)
-            try:
-                model = Model.load(path, threads=threads)
-            except UnsupportedModelError:
-                # Written, but not run by this engine: its encoder is compiled now.
-                continue
-            with model:
+            with Model.load(path, threads=threads) as model:
                 tokens = model.tokenizer.encode(WARM_TEXT)[:WARM_TOKENS]
                 _, state = model.forward(tokens, all_logits=True)
                 model.forward(tokens[:1], state)
