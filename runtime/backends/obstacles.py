@@ -39,7 +39,7 @@ def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
 
 def no_kernels(formats: Formats) -> str | None:
     """Weight types that the numba engine cannot multiply with; imports it."""
-    from rwkv_edge.runtime.arena import packed_format
+    from rwkv_edge.runtime.kernels.matmul import packed_format
 
     missing = []
     for quant in formats:

@@ -22,6 +22,7 @@ from rwkv_edge.runtime import arena, footprint
 from rwkv_edge.runtime.arch import COMPILED
 from rwkv_edge.runtime.backends import numba_cpu
 from rwkv_edge.runtime.footprint import MemoryEstimate, estimate_memory, packed_bytes
+from rwkv_edge.runtime.kernels import matmul
 
 # Whole units of what rows and columns are padded to, and not.
 SHAPES = [(1000, 768), (2048, 2048)]
@@ -32,7 +33,7 @@ def packed_formats() -> list[type[QuantFormat]]:
     found = []
     for quant in QUANT_FORMATS.values():
         with contextlib.suppress(UnsupportedModelError):
-            arena.packed_format(quant)
+            matmul.packed_format(quant)
             found.append(quant)
     return found
 

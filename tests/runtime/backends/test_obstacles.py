@@ -16,10 +16,10 @@ from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.quant import QUANT_FORMATS, QuantFormat
-from rwkv_edge.runtime import arena
 from rwkv_edge.runtime.arch import COMPILED
 from rwkv_edge.runtime.backends import BACKENDS, load_backend, obstacles
 from rwkv_edge.runtime.backends.obstacles import OBSTACLES, WITH_KERNELS
+from rwkv_edge.runtime.kernels import matmul
 from rwkv_edge.runtime.reference import REFERENCES
 
 MODULES = {"llama": "llama_cpp"}
@@ -39,10 +39,10 @@ def test_every_engine_says_what_it_cannot_run() -> None:
 
 
 @pytest.mark.parametrize("name", QUANT_FORMATS)
-def test_a_weight_type_is_said_to_have_kernels_exactly_if_the_arena_packs_it(name: str) -> None:
+def test_a_weight_type_is_said_to_have_kernels_exactly_if_it_is_packed(name: str) -> None:
     said = OBSTACLES["numba"](SHAPES["7 of 64"], {QUANT_FORMATS[name]})
     try:
-        arena.packed_format(QUANT_FORMATS[name])
+        matmul.packed_format(QUANT_FORMATS[name])
     except UnsupportedModelError:
         assert said == f"the numba backend has no kernel for {name}"
         assert name not in WITH_KERNELS
@@ -55,7 +55,7 @@ def test_weight_types_without_kernels_are_all_named(monkeypatch: pytest.MonkeyPa
         if quant.block_len > 1:
             raise UnsupportedModelError("not this")
 
-    monkeypatch.setattr(arena, "packed_format", none_for_blocks)
+    monkeypatch.setattr(matmul, "packed_format", none_for_blocks)
     monkeypatch.setattr(obstacles, "WITH_KERNELS", frozenset({"F32"}))
     formats = {QUANT_FORMATS[name] for name in ("F32", "F16", "Q8_0", "Q4_0")}
     said = OBSTACLES["numba"](SHAPES["7 of 64"], formats)
