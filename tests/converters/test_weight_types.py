@@ -170,3 +170,18 @@ def test_an_unknown_name_gets_the_choices_and_a_near_one(name: str, near: str | 
     assert message.startswith(f"weight type {name}: wanted one of F32, F16, ")
     assert "\n" not in message
     assert (f"(did you mean {near}?)" in message) == (near is not None)
+
+
+def test_the_page_on_weight_types_says_what_is_written() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "weight-types.md"
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    assert [name.strip("`") for name, *_ in rows] == list(WEIGHT_TYPES)
+    for name, most, bits, head, _, file_type, _ in rows:
+        row = WEIGHT_TYPES[name.strip("`")]
+        assert (most, head) == (row.most.__name__, row.head.__name__)
+        assert float(bits) == 8 * row.most.block.itemsize / row.most.block_len
+        assert int(file_type) == row.file_type
