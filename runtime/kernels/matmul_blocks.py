@@ -29,17 +29,19 @@ from rwkv_edge.runtime.simd.dot_products import (
     no_bytes,
     no_nibbles,
 )
-from rwkv_edge.runtime.simd.memory import prefetch, store_f32x16
+from rwkv_edge.runtime.simd.memory import prefetch_into_l2, store_f32x16
 
 # How far ahead of its use memory is asked for; the hardware stops at the end of a 4 KiB page.
-PREFETCH_BYTES = 4096
+PREFETCH_BYTES = 8192
+LINE = 64
 
 
 @inline
-def ask_ahead(weights, p, n_bytes):
-    """Prefetch what lies PREFETCH_BYTES behind n_bytes at byte p, cache line by cache line."""
-    for line in range(0, n_bytes, 64):
-        prefetch(weights, p + line + PREFETCH_BYTES)
+def ask_ahead(weights, tile, i, tile_blocks, tile_bytes):
+    """Prefetch block i's part of a tile, codes and scales alike, PREFETCH_BYTES further on."""
+    part_bytes = (tile_bytes // tile_blocks + LINE - 1) // LINE * LINE
+    for line in range(0, part_bytes, LINE):
+        prefetch_into_l2(weights, tile + i * part_bytes + line + PREFETCH_BYTES)
 
 
 @inline
@@ -111,13 +113,15 @@ def multiply(
                 n = min(PANEL_BLOCKS, n_blocks - first_block)
                 for i in range(n):
                     block = first_block + i
-                    tile = start + block // tile_blocks * tile_bytes
-                    decode_block(weights, tile, block % tile_blocks, panel, i * panel_block_bytes)
+                    tile, k = start + block // tile_blocks * tile_bytes, block % tile_blocks
+                    ask_ahead(weights, tile, k, tile_blocks, tile_bytes)
+                    decode_block(weights, tile, k, panel, i * panel_block_bytes)
                 call_panel(matrix.multiply_panel, (panel, 0, n, x, n_tokens, first_block, y, row))
             continue
         for token in range(n_tokens):
             total = splat_f32(np.float32(0))
             for block in range(n_blocks):
-                tile = start + block // tile_blocks * tile_bytes
-                total = add_block(weights, tile, block % tile_blocks, x, token, block, total)
+                tile, k = start + block // tile_blocks * tile_bytes, block % tile_blocks
+                ask_ahead(weights, tile, k, tile_blocks, tile_bytes)
+                total = add_block(weights, tile, k, x, token, block, total)
             store_f32x16(y[token], row, total)

@@ -3,7 +3,7 @@
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.kernels.block_scales import PARTS_BYTES, store_scales
 from rwkv_edge.runtime.kernels.codes import FOUR_BITS, unpack_iq4
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_bytes
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_bytes
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import IQ4_XS_TILE, pack_iq4_xs
 from rwkv_edge.runtime.kernels.packed_format import ROWS, PackedFormat
@@ -27,7 +27,6 @@ def scales_of(weights, tile, i):
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     product = sum_bytes(unpack_iq4(weights, codes), x.quads[token], block)
     x_sum, x_scale = x.sums[token, block], x.scales[token, block]
     return scaled(product, byte_zero_code(), x_sum, x_scale, scales_of(weights, tile, i), total)
@@ -37,7 +36,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     store_codes(panel, p, unpack_iq4(weights, codes))
     store_scales(panel, p, 0, scales_of(weights, tile, i))
 

@@ -3,7 +3,7 @@
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.kernels.block_scales import HALF_PARTS_BYTES, store_scales
 from rwkv_edge.runtime.kernels.codes import TWO_BITS, unpack_two_bits
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_halves_of_nibbles
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_halves_of_nibbles
 from rwkv_edge.runtime.kernels.pack import HALVES_BYTES, SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q2_K_TILE, pack_q2_k
 from rwkv_edge.runtime.kernels.packed_format import ROWS, PackedFormat
@@ -33,7 +33,6 @@ def least_of(weights, tile, i, part):
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * TWO_BITS
-    ask_ahead(weights, codes, TWO_BITS)
     low, high = sum_halves_of_nibbles(unpack_two_bits(weights, codes), x.quads[token], block)
     x_scale = x.scales[token, block]
     low_sum, high_sum = x.half_sums[token, 2 * block], x.half_sums[token, 2 * block + 1]
@@ -47,7 +46,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * TWO_BITS
-    ask_ahead(weights, codes, TWO_BITS)
     store_codes(panel, p, unpack_two_bits(weights, codes))
     store_scales(panel, p, 0, scales_of(weights, tile, i, 0))
     store_scales(panel, p, 1, scales_of(weights, tile, i, 1))

@@ -7,7 +7,7 @@ from rwkv_edge.runtime.kernels.block_scales import (
     store_scales,
 )
 from rwkv_edge.runtime.kernels.codes import THREE_BITS, unpack_three_bits
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_halves_of_nibbles
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_halves_of_nibbles
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q3_K_TILE, pack_q3_k
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
@@ -28,7 +28,6 @@ def scales_of(weights, tile, i, part):
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * THREE_BITS
-    ask_ahead(weights, codes, THREE_BITS)
     low, high = sum_halves_of_nibbles(unpack_three_bits(weights, codes), x.quads[token], block)
     x_scale = x.scales[token, block]
     low_sum, high_sum = x.half_sums[token, 2 * block], x.half_sums[token, 2 * block + 1]
@@ -40,7 +39,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * THREE_BITS
-    ask_ahead(weights, codes, THREE_BITS)
     store_codes(panel, p, unpack_three_bits(weights, codes))
     store_scales(panel, p, 0, scales_of(weights, tile, i, 0))
     store_scales(panel, p, 1, scales_of(weights, tile, i, 1))

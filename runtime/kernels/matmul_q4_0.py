@@ -18,7 +18,7 @@ from rwkv_edge.runtime.kernels.columns import (
     tile_bytes,
 )
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_nibbles
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_nibbles
 from rwkv_edge.runtime.kernels.pack import HALVES_BYTES, PAIR
 from rwkv_edge.runtime.kernels.pack_blocks import pack_q4_0, pack_q4_0_columns
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
@@ -37,7 +37,6 @@ COLUMNS = ColumnLayout(1, 0, ROW_HALVES, NIBBLE_COLUMN, 1, BYTES_WITH_1)
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     product = sum_nibbles(unpack_nibbles(weights, codes), x.quads[token], block)
     scales = load_f16x16(weights, tile + SCALES_AT + i * HALVES_BYTES)
     return scaled(product, ZERO_CODE, x.sums[token, block], x.scales[token, block], scales, total)
@@ -47,7 +46,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     store_codes(panel, p, unpack_nibbles(weights, codes))
     store_scales(panel, p, 0, load_f16x16(weights, tile + SCALES_AT + i * HALVES_BYTES))
 

@@ -3,7 +3,7 @@
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.kernels.block_scales import store_scales
 from rwkv_edge.runtime.kernels.codes import FOUR_BITS, unpack_nibbles
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_nibbles
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_nibbles
 from rwkv_edge.runtime.kernels.pack import HALVES_BYTES, PAIR
 from rwkv_edge.runtime.kernels.pack_blocks import pack_q4_1
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
@@ -32,7 +32,6 @@ def least_of(weights, tile, i):
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     product = sum_nibbles(unpack_nibbles(weights, codes), x.quads[token], block)
     x_sum, x_scale = x.sums[token, block], x.scales[token, block]
     total = scaled(product, 0, x_sum, x_scale, scales_of(weights, tile, i), total)
@@ -43,7 +42,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     store_codes(panel, p, unpack_nibbles(weights, codes))
     store_scales(panel, p, 0, scales_of(weights, tile, i))
     store_scales(panel, p, 1, least_of(weights, tile, i))

@@ -11,7 +11,7 @@ from rwkv_edge.runtime.kernels.block_scales import (
 from rwkv_edge.runtime.kernels.codes import FOUR_BITS, unpack_nibbles
 from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, take_nibbles, tile_bytes
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_nibbles
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_nibbles
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q4_K_TILE, pack_q4_k
 from rwkv_edge.runtime.kernels.pack_super_columns import Q4_K_COLUMNS, pack_q4_k_columns
@@ -40,7 +40,6 @@ def least_of(weights, tile, i):
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     product = sum_nibbles(unpack_nibbles(weights, codes), x.quads[token], block)
     x_sum, x_scale = x.sums[token, block], x.scales[token, block]
     total = scaled(product, 0, x_sum, x_scale, scales_of(weights, tile, i), total)
@@ -51,7 +50,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    ask_ahead(weights, codes, FOUR_BITS)
     store_codes(panel, p, unpack_nibbles(weights, codes))
     store_scales(panel, p, 0, scales_of(weights, tile, i))
     store_scales(panel, p, 1, least_of(weights, tile, i))

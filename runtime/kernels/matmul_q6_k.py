@@ -11,7 +11,7 @@ from rwkv_edge.runtime.kernels.block_scales import (
 from rwkv_edge.runtime.kernels.codes import SIX_BITS, unpack_six_bits
 from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, take_bytes, tile_bytes
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_halves_of_codes
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_halves_of_codes
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q6_K_TILE, pack_q6_k
 from rwkv_edge.runtime.kernels.pack_super_columns import Q6_K_COLUMNS, pack_q6_k_columns
@@ -34,7 +34,6 @@ def scales_of(weights, tile, i, part):
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * SIX_BITS
-    ask_ahead(weights, codes, SIX_BITS)
     low, high = sum_halves_of_codes(unpack_six_bits(weights, codes), x.quads[token], block)
     x_scale = x.scales[token, block]
     low_sum, high_sum = x.half_sums[token, 2 * block], x.half_sums[token, 2 * block + 1]
@@ -46,7 +45,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * SIX_BITS
-    ask_ahead(weights, codes, SIX_BITS)
     store_codes(panel, p, unpack_six_bits(weights, codes))
     store_scales(panel, p, 0, scales_of(weights, tile, i, 0))
     store_scales(panel, p, 1, scales_of(weights, tile, i, 1))

@@ -17,7 +17,7 @@ from rwkv_edge.runtime.kernels.columns import (
     tile_bytes,
 )
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
-from rwkv_edge.runtime.kernels.matmul_blocks import ask_ahead, multiply, sum_bytes
+from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_bytes
 from rwkv_edge.runtime.kernels.pack import HALVES_BYTES, PAIR
 from rwkv_edge.runtime.kernels.pack_blocks import pack_q8_0, pack_q8_0_columns
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
@@ -36,7 +36,6 @@ COLUMNS = ColumnLayout(1, 0, ROW_HALVES, BYTE_COLUMN, 1, BYTES_WITH_1)
 def add_block(weights, tile, i, x, token, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * EIGHT_BITS
-    ask_ahead(weights, codes, EIGHT_BITS)
     product = sum_bytes(unpack_bytes(weights, codes), x.quads[token], block)
     scales = load_f16x16(weights, tile + SCALES_AT + i * HALVES_BYTES)
     x_sum, x_scale = x.sums[token, block], x.scales[token, block]
@@ -47,7 +46,6 @@ def add_block(weights, tile, i, x, token, block, total):
 def decode_block(weights, tile, i, panel, p):
     """See `matmul_blocks.py`."""
     codes = tile + i * EIGHT_BITS
-    ask_ahead(weights, codes, EIGHT_BITS)
     store_codes(panel, p, unpack_bytes(weights, codes))
     store_scales(panel, p, 0, load_f16x16(weights, tile + SCALES_AT + i * HALVES_BYTES))
 

@@ -186,17 +186,32 @@ def store_i8x16(typing_context: Any, array: Any, index: Any, vector: Any) -> Any
     return (types.void(array, types.intp, i32x16), codegen) if accepted else None
 
 
+def _prefetch(context: Any, builder: Any, sig: Any, args: Any, locality: int) -> Any:
+    """locality: 3 for all caches, 2 for all but the nearest."""
+    pointer = _pointer(context, builder, sig, args, ir.IntType(8))
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, data = I32(0), I32(1)
+    builder.call(function, [pointer, read, I32(locality), data])
+    return context.get_dummy_value()
+
+
 @intrinsic
 def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of an element; an address past the array is harmless."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, sig, args, ir.IntType(8))
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, keep_in_all_caches, data = I32(0), I32(3), I32(1)
-        builder.call(function, [pointer, read, keep_in_all_caches, data])
-        return context.get_dummy_value()
+        return _prefetch(context, builder, sig, args, 3)
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
+def prefetch_into_l2(typing_context: Any, array: Any, index: Any) -> Any:
+    """The same, but not into the nearest cache: it will not be used at once."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _prefetch(context, builder, sig, args, 2)
 
     return types.void(array, types.intp), codegen
 

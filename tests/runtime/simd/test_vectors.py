@@ -18,6 +18,7 @@ from rwkv_edge.runtime.simd.memory import (
     load_u4x16,
     load_u8x16,
     prefetch,
+    prefetch_into_l2,
     store_f32x16,
     store_i8x16,
     store_i8x64,
@@ -124,6 +125,7 @@ def widen(raw16, raw32, out):
     store_f32x16(out, 32, load_bytes_f32x16(raw32, 0))
     out[48] = verbs.f16_to_f32(np.uint16(raw16[0] | raw16[1] << 8))
     prefetch(raw16, 1 << 20)
+    prefetch_into_l2(raw16, 1 << 20)
 
 
 def test_storage_formats_widen_exactly():
