@@ -1,5 +1,6 @@
 """The header of a GGUF: keys, tokenizer, table of tensors. Their bytes are streamed after it."""
 
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class PlannedTensor:
     @property
     def n_bytes(self) -> int:
         """Bytes of its data, padding not counted."""
-        n_rows = int(np.prod(self.spec.shape[:-1], dtype=np.int64))
+        n_rows = math.prod(self.spec.shape[:-1])
         return n_rows * self.quant.row_bytes(self.spec.shape[-1])
 
 

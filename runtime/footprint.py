@@ -24,8 +24,9 @@ PLAIN_PADDING = (32, 32)
 QUANTIZED_PADDING = (32, 64)
 COLUMNS_PADDING = (128, 1)
 # In memory a weight takes the bits that it takes in the file, and some formats these more: scales
-# that the file packs tightly are whole bytes there.
+# that the file packs tightly are whole bytes there, and by columns so are some codes.
 MORE_BITS = {"Q3_K": 3 / 16, "Q4_K": 1 / 8, "Q5_K": 1 / 8, "Q6_K": 1 / 16, "IQ4_XS": 1 / 8}
+MORE_BITS_BY_COLUMNS = MORE_BITS | {"Q5_K": 25 / 8, "Q6_K": 2}
 # Tokens that pass through the model together, and what each of them needs beside weights: rows of
 # float32, and rows that are quantized too (float32, a byte, and a scale and a sum for 32 of them).
 # These are the most that any version has.
@@ -87,11 +88,13 @@ def packed_bytes(name: str, shape: Shape, quant: type[QuantFormat]) -> int:
     """A matrix in the arena, without what aligns it to a cache line."""
     is_quantized = quant.block_len > 1
     row_unit, column_unit = QUANTIZED_PADDING if is_quantized else PLAIN_PADDING
+    more_bits = MORE_BITS
     if is_quantized and name.endswith(BY_COLUMNS):
         row_unit, column_unit = COLUMNS_PADDING
+        more_bits = MORE_BITS_BY_COLUMNS
     n_rows = up_to(math.prod(shape[:-1]), row_unit)
     n_columns = up_to(shape[-1], max(column_unit, quant.block_len))
-    more = MORE_BITS.get(quant.__name__, 0) * n_columns / BITS
+    more = more_bits.get(quant.__name__, 0) * n_columns / BITS
     return n_rows * (quant.row_bytes(n_columns) + int(more))
 
 

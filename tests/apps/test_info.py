@@ -452,8 +452,8 @@ def test_what_lies_beside_a_model_is_known(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}", "is no file "),
-        (b"{" * 100_000, "is no file "),
+        (b"{}", "a.json: is n"),
+        (b"{" * 100_000, "a.json: is n"),
         (json.dumps({**TEMPLATE, "stops": 3}).encode(), "stops is not a list"),
         (json.dumps({"model": {"type": "BPE"}}).encode(), "its tokenizer.json"),
         (b"1 'a' 1\n3 'b' 1\n", "line 2: id 3, wanted 2"),
