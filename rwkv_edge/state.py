@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def load_state_file(path: str | Path, model: "Model") -> tuple[StateArrays, Mapp
     return arrays, metadata
 
 
-def read_array(path: Path, file: BinaryIO, shape: Shape) -> Float32Array:
+def read_array(path: Path, file: BufferedReader, shape: Shape) -> Float32Array:
     """The numbers that follow in a file; raises FormatError if there are too few."""
     array = np.empty(shape, "<f4")
     if file.readinto(array.reshape(-1).view(np.uint8).data) < array.nbytes:
