@@ -1,5 +1,6 @@
 """Changes that know a kind of file: its counts, types and offsets, its JSON, its instructions."""
 
+import copy
 import json
 import pickle
 import pickletools
@@ -103,6 +104,11 @@ def copy_gguf_number(rng: random.Random, data: bytes, others: Sequence[bytes]) -
     return replaced(data, to[0], n_bytes, data[start : start + n_bytes])
 
 
+def odd_value(rng: random.Random) -> Any:
+    """A value that its place may not expect; a copy, which later changes may change."""
+    return copy.deepcopy(rng.choice([*ODD_VALUES, rng.choice(BOUNDARIES)]))
+
+
 def change_json(rng: random.Random, text: bytes, n_changes: int = 1) -> bytes:
     """JSON with another value, or one more or less, somewhere in it."""
     try:
@@ -127,7 +133,7 @@ def change_json(rng: random.Random, text: bytes, n_changes: int = 1) -> bytes:
         if action == 0:
             del parent[key]
         elif action == 1:
-            parent[key] = rng.choice([*ODD_VALUES, rng.choice(BOUNDARIES)])
+            parent[key] = odd_value(rng)
         elif action == 2 and isinstance(parent[key], int):
             parent[key] += rng.choice([-1, 1, 255])
         elif action == 3:
@@ -135,9 +141,9 @@ def change_json(rng: random.Random, text: bytes, n_changes: int = 1) -> bytes:
             taken = rng.choice(list(giver.values() if isinstance(giver, dict) else giver) or [0])
             parent[key] = json.loads(json.dumps(taken))
         elif isinstance(parent, dict):
-            parent[str(rng.choice(ODD_VALUES))] = rng.choice(ODD_VALUES)
+            parent[str(odd_value(rng))] = odd_value(rng)
         else:
-            parent.insert(rng.randrange(len(parent) + 1), rng.choice(ODD_VALUES))
+            parent.insert(rng.randrange(len(parent) + 1), odd_value(rng))
     return json.dumps(content).encode("utf-8", "surrogatepass")
 
 
