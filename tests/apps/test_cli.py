@@ -159,7 +159,7 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(run: Run) -> Non
 def test_an_error_that_nobody_expected_is_not_hidden(
     run: Run, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rwkv_edge.Model.load", lambda *arguments: 1 // 0)
+    monkeypatch.setattr("rwkv_edge.Model.load", lambda *arguments, **options: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         run("generate", gguf, "a")
 
