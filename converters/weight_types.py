@@ -110,7 +110,12 @@ def wanted_format(spec: TensorSpec, weight_type: str) -> Format:
     row = WEIGHT_TYPES[weight_type]
     if spec.role is Role.MATRIX:
         return row.head if spec.name == HEAD else row.most
-    return {Role.VECTOR: F32, Role.LORA: row.low_rank, Role.TABLE: row.table}[spec.role]
+    others: dict[Role, Format] = {
+        Role.VECTOR: F32,
+        Role.LORA: row.low_rank,
+        Role.TABLE: row.table,
+    }
+    return others[spec.role]
 
 
 def format_of(spec: TensorSpec, weight_type: str) -> Format:
