@@ -39,6 +39,7 @@ from rwkv_edge.converters.kernels.lanes import (
     Scratch,
     copy_row,
     invert_scales,
+    keep_if_better,
     load_parts,
     sum_by_block,
 )
@@ -134,9 +135,9 @@ def search_parts(x: Floats, search: AffineSearch, has_positive_least: bool, lane
     for i in range(part_len):
         row = x[i * LANES : (i + 1) * LANES]
         for p in range(LANES):
-            weight = row[p]
-            lanes[LOWEST + p] = min(lanes[LOWEST + p], weight)
-            lanes[SPAN + p] = max(lanes[SPAN + p], weight)
+            weight, lowest, highest = row[p], lanes[LOWEST + p], lanes[SPAN + p]
+            lanes[LOWEST + p] = weight if weight < lowest else lowest
+            lanes[SPAN + p] = weight if weight > highest else highest
             lanes[SUM_X + p] += weight
     for p in range(LANES):
         # Adding zero makes of a negative zero a positive one.
@@ -151,11 +152,9 @@ def search_parts(x: Floats, search: AffineSearch, has_positive_least: bool, lane
             lanes[LEAST + p] = lanes[LOWEST + p]
         for step in range(search.n_fits + 1):
             try_affine(x, part_len, search.largest, lanes)
-            for p in range(LANES):
-                better = lanes[ERROR + p] < lanes[BEST_ERROR + p]
-                lanes[BEST_ERROR + p] = lanes[ERROR + p] if better else lanes[BEST_ERROR + p]
-                lanes[BEST_SCALE + p] = lanes[SCALE + p] if better else lanes[BEST_SCALE + p]
-                lanes[BEST_LEAST + p] = lanes[LEAST + p] if better else lanes[BEST_LEAST + p]
+            keep_if_better(SCALE, BEST_SCALE, lanes)
+            keep_if_better(LEAST, BEST_LEAST, lanes)
+            keep_if_better(ERROR, BEST_ERROR, lanes)
             if step < search.n_fits:
                 fit_affine(n, has_positive_least, lanes)
 
@@ -260,12 +259,9 @@ def search_affine_super_blocks(weights: Floats, search: AffineSearch, scratch: S
         leasts_in_units(SUM_L, limit, lanes)
         scales_in_units(UNIT_SCALE, UNIT_LEAST, TRIED_SCALES, TRIED_LEASTS, lanes)
         try_affine(x, part_len, largest, lanes)
-        for p in range(LANES):
-            better = lanes[ERROR + p] < lanes[BEST_ERROR + p]
-            lanes[BEST_ERROR + p] = lanes[ERROR + p] if better else lanes[BEST_ERROR + p]
-            scales, leasts = lanes[TRIED_SCALES + p], lanes[TRIED_LEASTS + p]
-            lanes[BEST_SCALES + p] = scales if better else lanes[BEST_SCALES + p]
-            lanes[BEST_LEASTS + p] = leasts if better else lanes[BEST_LEASTS + p]
+        keep_if_better(TRIED_SCALES, BEST_SCALES, lanes)
+        keep_if_better(TRIED_LEASTS, BEST_LEASTS, lanes)
+        keep_if_better(ERROR, BEST_ERROR, lanes)
 
     scales_in_units(UNIT_SCALE, UNIT_LEAST, BEST_SCALES, BEST_LEASTS, lanes)
     try_affine(x, part_len, largest, lanes)

@@ -107,3 +107,13 @@ def sum_by_block(lanes: Floats, row: int, n_parts: int, block: int) -> np.float3
     for p in range(block * n_parts, (block + 1) * n_parts):
         total += lanes[row + p]
     return total
+
+
+@kernel(exact=True)
+def keep_if_better(source: int, target: int, lanes: Floats) -> None:
+    """One row to another in those lanes whose ERROR is below BEST_ERROR."""
+    for p in range(LANES):
+        # Both are read before one is chosen: loads that hang on a comparison are not vectorised.
+        tried, best = lanes[source + p], lanes[target + p]
+        error, best_error = lanes[ERROR + p], lanes[BEST_ERROR + p]
+        lanes[target + p] = tried if error < best_error else best

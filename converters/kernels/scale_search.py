@@ -32,6 +32,7 @@ from rwkv_edge.converters.kernels.lanes import (
     Scratch,
     copy_row,
     invert_scales,
+    keep_if_better,
     load_parts,
     sum_by_block,
 )
@@ -171,10 +172,8 @@ def search_parts(x: Floats, search: ScaledSearch, lanes: Floats) -> None:
             lanes[SCALE + p] = lanes[SPAN + p] / target
         for step in range(search.n_fits + 1):
             try_scale(x, search, lanes)
-            for p in range(LANES):
-                better = lanes[ERROR + p] < lanes[BEST_ERROR + p]
-                lanes[BEST_ERROR + p] = lanes[ERROR + p] if better else lanes[BEST_ERROR + p]
-                lanes[BEST_SCALE + p] = lanes[SCALE + p] if better else lanes[BEST_SCALE + p]
+            keep_if_better(SCALE, BEST_SCALE, lanes)
+            keep_if_better(ERROR, BEST_ERROR, lanes)
             if step < search.n_fits:
                 for p in range(LANES):
                     usable = lanes[SUM_LL + p] > ZERO
@@ -266,11 +265,8 @@ def search_scaled_super_blocks(weights: Floats, search: ScaledSearch, scratch: S
             lanes[TRIED_SCALES + p] = min(max(scales, lowest_scale), highest_scale)
         multiply_rows(UNIT_SCALE, TRIED_SCALES, lanes)
         try_scale(x, search, lanes)
-        for p in range(LANES):
-            better = lanes[ERROR + p] < lanes[BEST_ERROR + p]
-            lanes[BEST_ERROR + p] = lanes[ERROR + p] if better else lanes[BEST_ERROR + p]
-            scales = lanes[TRIED_SCALES + p]
-            lanes[BEST_SCALES + p] = scales if better else lanes[BEST_SCALES + p]
+        keep_if_better(TRIED_SCALES, BEST_SCALES, lanes)
+        keep_if_better(ERROR, BEST_ERROR, lanes)
 
     multiply_rows(UNIT_SCALE, BEST_SCALES, lanes)
     try_scale(x, search, lanes)
