@@ -22,7 +22,7 @@ from rwkv_edge.reading import load_reading
 from rwkv_edge.state import load_state_arrays
 from rwkv_edge.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_gguf
 from rwkv_edge.tokenizers.vocabulary_file import read_vocabulary
-from tests.fuzz import structure
+from tests.fuzz import containers, structure
 from tests.fuzz.corpus import N_WORDS, STATE_MODEL
 from tests.fuzz.judge import MAX_MESSAGE
 from tests.fuzz.mutations import Change
@@ -228,4 +228,16 @@ TARGETS: dict[str, Target] = {
     ),
     "state": Target(open_state, ("state",), structure.SAFETENSORS, 10, ".state"),
     "chat-template": Target(open_template, ("chat-template",), structure.JSON, 8, ".json"),
+    "rwkv.cpp": Target(containers.open_source, ("rwkv.cpp",), (), 4, ".bin"),
+    "tar": Target(open_any_checkpoint, ("tar",), (), 6, ".pth"),
+    "foreign-names": Target(
+        containers.open_source, ("foreign-names",), structure.SAFETENSORS, 4, ".st"
+    ),
+    # It puts the index where the folder has it.
+    "folder": Target(
+        containers.open_folder, ("index",), structure.JSON, 4, ".json", frozenset({"open"})
+    ),
+    "plain-model": Target(containers.open_source, ("plain-model",), structure.GGUF, 3, ".gguf"),
+    "adapter": Target(containers.open_adapter, ("adapter", "pickle"), structure.PTH, 4, ".pth"),
+    "tuned-model": Target(open_model, ("tuned-model",), structure.GGUF, 2, ".gguf"),
 }

@@ -1,14 +1,12 @@
 """Torch's formats of before 1.6 and before 0.1.10 are read as torch reads them, nothing is run."""
 
 import contextlib
-import io
 import os
 import pickle
 import struct
-import tarfile
 import tracemalloc
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,10 @@ from rwkv_edge.converters.checkpoints.legacy_pth import MAGIC_NUMBER, PROTOCOL_V
 from rwkv_edge.converters.checkpoints.pickled import MAX_PICKLE_BYTES
 from rwkv_edge.converters.checkpoints.pth_writer import integer, integers, named, text
 from rwkv_edge.errors import FormatError
+from tests.converters.checkpoints.tar_writer import FOUR, oldest
 
 Save = Callable[..., Path]
 THIS_MACHINE = {"protocol_version": PROTOCOL_VERSION, "little_endian": True, "type_sizes": {}}
-FOUR = np.arange(1, 5, dtype=np.float32)
-FOUR_BYTES = FOUR.tobytes()
 
 
 def assert_same(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
@@ -220,45 +217,6 @@ def test_any_changed_byte_is_refused_or_read_within_bounds(tmp_path: Path) -> No
 
 
 # --- The tar file of before 0.1.10, which nothing writes any more ---
-
-
-def oldest(
-    tensors: list[tuple[str, str, str, int, Any, Any]],
-    *,
-    storages: Sequence[tuple[str, str, bytes]] = (("7", "FloatStorage", FOUR_BYTES),),
-    views: Sequence[tuple[int, int, int, int]] = ((8, 7, 0, 4),),
-    members: tuple[str, ...] = ("storages", "tensors", "pickle"),
-) -> bytes:
-    """tensors: (name in the dict, number, number of the storage, offset, shape, strides)."""
-    stored = pickle.dumps(len(storages), 2)
-    for key, kind, data in storages:
-        n_bytes = 2 if kind == "HalfStorage" else 4
-        described = integer(int(key)) + text("cpu") + named("torch", kind)
-        stored += (
-            b"\x80\x02" + described + b"\x87." + struct.pack("<q", len(data) // n_bytes) + data
-        )
-    stored += pickle.dumps(list(views), 2)
-    listed = pickle.dumps(len(tensors), 2)
-    entries = b""
-    for name, key, root, offset, shape, strides in tensors:
-        described = integer(int(key)) + integer(int(root)) + named("torch", "FloatTensor")
-        numbers = struct.pack(f"<{2 * len(shape) + 1}q", *shape, *strides, offset)
-        listed += b"\x80\x02" + described + b"\x87." + struct.pack("<ii", len(shape), 0) + numbers
-        entries += text(name) + text(key) + b"Q"
-    contents = {
-        "storages": stored,
-        "tensors": listed,
-        "pickle": b"\x80\x02}(" + entries + b"u.",
-    }
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:", format=tarfile.PAX_FORMAT) as archive:
-        for member in members:
-            info = tarfile.TarInfo(member)
-            info.size = len(contents[member])
-            # A time with a fraction takes an extended header, as torch's files have them.
-            info.mtime = 1484000000.5
-            archive.addfile(info, io.BytesIO(contents[member]))
-    return out.getvalue()
 
 
 def test_a_tar_file_is_read_as_torch_reads_it(tmp_path: Path) -> None:
