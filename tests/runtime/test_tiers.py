@@ -134,6 +134,21 @@ def test_dot_products_of_each_tier_are_exact(name):
     assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.parametrize("name", present_tiers()[1:])
+def test_products_of_every_weight_type_are_exact_on_each_tier(name):
+    """The best one is that of the other tests."""
+    folder = "tests/runtime/kernels"
+    files = [f"{folder}/test_codes.py", f"{folder}/test_matmul.py"]
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *files, "-k", "extremes or codes"],
+        env={**os.environ, "RWKV_EDGE_CPU": name},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout
+
+
 @pytest.mark.skipif(platform.machine() not in PLAINEST_CPU, reason="other CPUs have one width")
 def test_a_forced_tier_keeps_the_compiler_from_wider_registers(tmp_path):
     found = subprocess.run(
