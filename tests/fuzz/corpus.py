@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from rwkv_edge import Model
+from rwkv_edge.converters.checkpoints import open_checkpoint
 from rwkv_edge.converters.checkpoints.pth_writer import integer, named, pickled_entry, text
 from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
@@ -268,7 +269,10 @@ def old_format(pickled: bytes, storages: dict[str, bytes]) -> bytes:
 
 
 def safetensors_files(to: Path, folder: Path) -> None:
-    del folder
+    """A model, and what is none."""
+    with open_checkpoint(folder / "sources" / "rwkv7.pth") as checkpoint:
+        model = {name: checkpoint.read(name) for name in checkpoint.names()}
+    (to / "rwkv7.safetensors").write_bytes(safetensors.numpy.save(model))
     random = np.random.default_rng(2)
     arrays = {
         "blocks.0.att.r_k": random.standard_normal((2, 8)).astype(np.float32),
