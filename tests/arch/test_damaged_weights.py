@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rwkv_edge import Model, RwkvEdgeError
+from rwkv_edge import FormatError, Model, RwkvEdgeError
 from rwkv_edge.gguf_reader import GgufFile
 from rwkv_edge.quant import QUANT_FORMATS
 
@@ -18,6 +18,14 @@ BACKENDS = ["numba", "reference"]
 BAD = {"NaN": np.nan, "infinity": np.inf, "-infinity": -np.inf}
 # How blocks spell a scale of 16 bits.
 HALVES = (np.dtype("<u2"), np.dtype("<f2"))
+
+
+def refused_at_load(path: Path, name: str) -> None:
+    """The engine that looks at weights as it packs them names the tensor in one line."""
+    with pytest.raises(FormatError, match=f"tensor {name} .*NaN or infinite") as caught:
+        Model.load(path, "numba", threads=1)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
 
 
 def one_error(path: Path, backend: str) -> None:
@@ -59,7 +67,11 @@ def test_a_scale_that_is_no_number_ends_in_one_error(
         records[name] = np.float16(0.01).view(np.uint16)
         records[name][7] = np.float16(bad).view(np.uint16)
     head = records.view(np.uint8).reshape(n_rows, -1)
-    one_error(altered_gguf(f32_gguf, tensors={"output.weight": (head, quant)}), backend)
+    path = altered_gguf(f32_gguf, tensors={"output.weight": (head, quant)})
+    if backend == "numba":
+        refused_at_load(path, "output.weight")
+    else:
+        one_error(path, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -74,7 +86,12 @@ def test_a_number_that_is_none_ends_in_one_error_wherever_it_stands(
     with GgufFile(f32_gguf) as file:
         weights = file.tensors[name].decode().copy()
     weights[...] = np.nan
-    one_error(altered_gguf(f32_gguf, tensors={name: (weights, "F32")}), backend)
+    path = altered_gguf(f32_gguf, tensors={name: (weights, "F32")})
+    # The embedding is never read whole: its numbers are met in the logits of a token.
+    if backend == "numba" and name != "token_embd.weight":
+        refused_at_load(path, name)
+    else:
+        one_error(path, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -87,6 +104,9 @@ def test_a_number_that_is_none_where_kernels_clamp_gives_an_error_or_numbers(
         shape = file.tensors[f"blk.1.{name}.weight"].shape
     tensor = (np.full(shape, np.nan, np.float32), "F32")
     path = altered_gguf(f32_gguf, tensors={f"blk.1.{name}.weight": tensor})
+    if backend == "numba":
+        refused_at_load(path, f"blk.1.{name}.weight")
+        return
     logits = None
     with (
         Model.load(path, backend, threads=1) as model,
