@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rwkv_edge.quant import IQ4_NL, Q2_K, Q4_0, Q4_K, Q5_K, Q6_K, Q8_0, QuantFormat
+from rwkv_edge.quant import IQ4_NL, Q4_0, Q4_K, Q6_K, Q8_0, QuantFormat
 from rwkv_edge.runtime.kernels.activations import (
     Activations,
     new_activations,
@@ -18,8 +18,10 @@ from rwkv_edge.runtime.kernels.panel import new_panels
 from rwkv_edge.runtime.kernels.wkv7 import wkv7_step
 from tests.runtime.kernels.packed_matrices import pack_rows
 
-# Between them all verbs of sums, and all kinds of scales: the others combine the same.
-QUANTIZED = (Q4_0, Q8_0, Q4_K, Q5_K, Q6_K, Q2_K, IQ4_NL)
+# Between them sums of nibbles, of six bits and of bytes, with a table, with least values and with
+# scales of halves: the others combine the same. Their codes are unpacked by `test_codes.py`, which
+# runs on these tiers too.
+QUANTIZED = (Q4_0, Q8_0, Q4_K, Q6_K, IQ4_NL)
 KERNELS = {quant.__name__: PACKED_FORMATS[quant][0].multiply for quant in QUANTIZED}
 # Tokens: one full tile of AMX, and five more.
 N_ROWS, N_COLUMNS, N_TOKENS, HEAD_SIZE = 40, 256, 21, 64

@@ -18,7 +18,7 @@ from tests.fuzz.worker import corpus_of
 # Another seed, and hours of cases, by hand: `python -m tests.fuzz --minutes 60 --seed 1`.
 SEED = 5
 # For each unit of a target's weight.
-N_CASES = int(os.environ.get("RWKV_EDGE_FUZZ_CASES", "60"))
+N_CASES = int(os.environ.get("RWKV_EDGE_FUZZ_CASES", "30"))
 # Extras of this package, without which the corpus has no files of these kinds.
 FOREIGN_TARGETS = ("tokenizer-json", "sentencepiece")
 
