@@ -5,6 +5,7 @@
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 MODULE = "rwkv_edge.apps.support_table"
 BEGIN = f"<!-- Made by python -m {MODULE}: change the registries, not this. -->"
 END = f"<!-- End of what {MODULE} made. -->"
+# How namings call themselves in messages.
+TITLE = re.compile(r"an RWKV-(?P<version>\S+) (?:of|in) (?P<origin>.+?)(?:'s names)?")
 # The shape that sizes are given for: that of the 1.5B World model.
 EXAMPLE_LAYERS, EXAMPLE_WIDTH = 24, 2048
 EXAMPLE_NAME = "1.5B"
@@ -47,8 +50,13 @@ def containers() -> str:
         ("Weights are read from", "Recognised by"),
         ([container.title, container.recognised_by] for container in CONTAINERS),
     )
-    titles = ", ".join(naming.title for naming in NAMINGS)
-    return f"{text}\nTheir tensors may have RWKV-LM's names, or those of: {titles}.\n"
+    versions: dict[str, list[str]] = {}
+    for naming in NAMINGS:
+        said = TITLE.fullmatch(naming.title)
+        assert said is not None, naming.title
+        versions.setdefault(said["origin"], []).append(said["version"])
+    origins = ", ".join(f"{origin} ({', '.join(found)})" for origin, found in versions.items())
+    return f"{text}\nTensors may have RWKV-LM's names, or those of: {origins}.\n"
 
 
 def versions() -> str:
