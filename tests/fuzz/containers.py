@@ -124,6 +124,14 @@ def open_source(path: Path, corpus: Path) -> None:
         read_all(model.checkpoint)
 
 
+def open_tensors(path: Path, corpus: Path) -> None:
+    """Tensors that are no model."""
+    del corpus
+    describe_file(path)
+    with open_checkpoint(path) as checkpoint:
+        read_all(checkpoint)
+
+
 def open_folder(path: Path, corpus: Path) -> None:
     """The damaged file is the index of a folder."""
     folder = path.parent / "folder"

@@ -229,7 +229,7 @@ TARGETS: dict[str, Target] = {
     "state": Target(open_state, ("state",), structure.SAFETENSORS, 10, ".state"),
     "chat-template": Target(open_template, ("chat-template",), structure.JSON, 8, ".json"),
     "rwkv.cpp": Target(containers.open_source, ("rwkv.cpp",), (), 4, ".bin"),
-    "tar": Target(open_any_checkpoint, ("tar",), (), 6, ".pth"),
+    "tar": Target(containers.open_tensors, ("tar",), (), 6, ".pth"),
     "foreign-names": Target(
         containers.open_source, ("foreign-names",), structure.SAFETENSORS, 4, ".st"
     ),
