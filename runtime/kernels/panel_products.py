@@ -179,6 +179,24 @@ def multiply_tiles(
     return token
 
 
+@inline
+def multiply_panel_by_tiles(
+    empty, dot8, widen, zero_code, n_parts, has_least,
+    panel, start, n_blocks, x, n_tokens, first_block, y, row,
+):  # fmt: skip
+    """`multiply_panel` for all tokens: whole tiles of them by AMX, the rest without."""
+    done = 0
+    if n_tokens >= TILE_TOKENS:
+        done = multiply_tiles(
+            zero_code, n_parts, has_least,
+            panel, start, n_blocks, x, n_tokens, first_block, y, row,
+        )  # fmt: skip
+    multiply_panel(
+        empty, dot8, widen, zero_code, n_parts, has_least,
+        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+    )  # fmt: skip
+
+
 @kernel
 def multiply_nibble_panel(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_panel` for codes 0..15 with a scale a block: Q4_0."""
@@ -191,15 +209,9 @@ def multiply_nibble_panel(panel, start, n_blocks, x, n_tokens, first_block, y, r
 @kernel
 def multiply_nibble_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_nibble_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            Q4_0_ZERO, 1, False,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_nibbles, dot8_nibbles, nibble_total, Q4_0_ZERO, 1, False,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
@@ -215,15 +227,9 @@ def multiply_byte_panel(panel, start, n_blocks, x, n_tokens, first_block, y, row
 @kernel
 def multiply_byte_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_byte_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            byte_zero_code(), 1, False,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_bytes, dot8_bytes, byte_total, byte_zero_code(), 1, False,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
@@ -239,15 +245,9 @@ def multiply_least_nibble_panel(panel, start, n_blocks, x, n_tokens, first_block
 @kernel
 def multiply_least_nibble_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_least_nibble_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            0, 1, True,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_nibbles, dot8_nibbles, nibble_total, 0, 1, True,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
@@ -263,15 +263,9 @@ def multiply_fives_panel(panel, start, n_blocks, x, n_tokens, first_block, y, ro
 @kernel
 def multiply_fives_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_fives_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            Q5_0_ZERO, 1, False,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_bytes, dot8_codes, byte_total, Q5_0_ZERO, 1, False,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
@@ -287,15 +281,9 @@ def multiply_least_fives_panel(panel, start, n_blocks, x, n_tokens, first_block,
 @kernel
 def multiply_least_fives_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_least_fives_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            0, 1, True,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_bytes, dot8_codes, byte_total, 0, 1, True,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
@@ -311,15 +299,9 @@ def multiply_sixes_panel(panel, start, n_blocks, x, n_tokens, first_block, y, ro
 @kernel
 def multiply_sixes_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_sixes_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            Q6_K_ZERO, 2, False,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_bytes, dot8_codes, byte_total, Q6_K_ZERO, 2, False,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
@@ -335,15 +317,9 @@ def multiply_threes_panel(panel, start, n_blocks, x, n_tokens, first_block, y, r
 @kernel
 def multiply_threes_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_threes_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            Q3_K_ZERO, 2, False,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_nibbles, dot8_nibbles, nibble_total, Q3_K_ZERO, 2, False,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
@@ -359,15 +335,9 @@ def multiply_twos_panel(panel, start, n_blocks, x, n_tokens, first_block, y, row
 @kernel
 def multiply_twos_panel_by_tiles(panel, start, n_blocks, x, n_tokens, first_block, y, row):
     """`multiply_twos_panel` on a CPU with AMX."""
-    done = 0
-    if n_tokens >= TILE_TOKENS:
-        done = multiply_tiles(
-            0, 2, True,
-            panel, start, n_blocks, x, n_tokens, first_block, y, row,
-        )  # fmt: skip
-    multiply_panel(
+    multiply_panel_by_tiles(
         no_nibbles, dot8_nibbles, nibble_total, 0, 2, True,
-        panel, start, n_blocks, x, done, n_tokens, first_block, y, row,
+        panel, start, n_blocks, x, n_tokens, first_block, y, row,
     )  # fmt: skip
 
 
