@@ -20,6 +20,7 @@ from rwkv_edge.errors import InputError, RwkvEdgeError, StateMismatchError
 from rwkv_edge.generation import Stream
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.model_metadata import ModelMetadata
 from rwkv_edge.reading import Reading, Text, load_reading
 from rwkv_edge.sampling import Sampler, SamplingOptions, unpenalized_tokens
 from rwkv_edge.state import State, load_state_arrays
@@ -52,7 +53,9 @@ class Model:
     Use `Model.load`. Close it, or use it as a context, to give its memory back at once.
     """
 
-    def __init__(self, file: ModelFile, backend: Backend, tuned: StateArrays | None = None) -> None:
+    def __init__(
+        self, file: ModelMetadata, backend: Backend, tuned: StateArrays | None = None
+    ) -> None:
         self._file = file
         self.backend = backend
         # Copied for every fresh state; None where the backend's own are as they should be.
@@ -66,17 +69,15 @@ class Model:
         self.tokenizer: Tokenizer = file.tokenizer
         self.chat_template: str = file.chat_template
         self.fingerprint = file.fingerprint
-        # A list of a million texts would have a text, too.
-        name = file.gguf.metadata.get("general.name")
         architecture = architecture_of(self.hyperparameters.version)
         self.state_shapes: dict[str, Shape] = architecture.state_shapes(self.hyperparameters)
         self.info = ModelInfo(
             path=file.path,
-            name=name if isinstance(name, str) else file.path.stem,
+            name=file.name,
             backend=backend.name,
             hyperparameters=self.hyperparameters,
             file_type=file.file_type,
-            n_parameters=sum(int(np.prod(t.shape)) for t in file.gguf.tensors.values()),
+            n_parameters=file.n_parameters,
             n_bytes=file.path.stat().st_size,
             fingerprint=self.fingerprint,
             tuned_state=tuned is not None,
@@ -160,7 +161,7 @@ class Model:
         checked = self.check_tokens(tokens)
         state = self.new_state() if state is None else self.check_state(state)
         with self.using() as backend:
-            self._file.gguf.require_whole()
+            self._file.require_whole()
             return self._checked(backend.forward(checked, state.handle, all_logits)), state
 
     def forward_batch(self, tokens: Sequence[Tokens], states: Sequence[State]) -> Float32Array:
@@ -175,7 +176,7 @@ class Model:
         checked = [self.check_tokens(part) for part in tokens]
         handles = [self.check_state(state).handle for state in states]
         with self.using() as backend:
-            self._file.gguf.require_whole()
+            self._file.require_whole()
             return self._checked(backend.forward_batch(checked, handles))
 
     def _checked(self, logits: Float32Array) -> Float32Array:

@@ -1,28 +1,26 @@
-"""A GGUF that was checked against its architecture: what every backend of ours runs."""
+"""A GGUF that was checked against its architecture: what the engines of ours run."""
 
 import hashlib
+import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from rwkv_edge.arch import ARCHITECTURES, Architecture, Role, TensorSpec
-from rwkv_edge.backend import StateArrays
-from rwkv_edge.chat_templates import template_name_in_gguf
-from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError, shown
+from rwkv_edge.arch import Role, TensorSpec
+from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.gguf_reader import GgufFile, GgufTensor
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.model_metadata import ModelMetadata, architecture_in
 from rwkv_edge.quant import F32
-from rwkv_edge.tokenizers import Tokenizer, tokenizer_from_gguf
-from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY, MODEL_KEY
-from rwkv_edge.tuned_state import tuned_state_in
 
 # A digest of what was merged into the checkpoint's weights while it was converted.
 ADAPTERS_KEY = "rwkv_edge.adapters"
 
 
-class ModelFile:
-    """An open model: every tensor that its architecture needs is there, with its shape and bytes.
+class ModelFile(ModelMetadata):
+    """An open GGUF: every tensor that its architecture needs is there, with its shape and bytes.
 
     Raises FormatError, UnsupportedModelError, or OSError.
     """
@@ -31,10 +29,10 @@ class ModelFile:
         self.gguf = GgufFile(path)
         self.path = self.gguf.path
         try:
-            self.architecture = self._find_architecture()
+            self.architecture = architecture_in(self.path, self.metadata)
             shapes = {name: t.shape for name, t in self.gguf.tensors.items()}
             self.hyperparameters: Hyperparameters = self.architecture.hyperparameters_from_gguf(
-                self.gguf.metadata, shapes
+                self.metadata, shapes
             )
             n_layer = self.hyperparameters.n_layer
             if n_layer > len(shapes):
@@ -52,15 +50,10 @@ class ModelFile:
             self.close()
             raise
 
-    def _find_architecture(self) -> Architecture:
-        name = self.gguf.metadata.get("general.architecture")
-        architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
-        if architecture is None:
-            raise UnsupportedModelError(
-                f"{self.path}: its architecture is {shown(name)}; this version runs "
-                + ", ".join(ARCHITECTURES)
-            )
-        return architecture
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """The keys of the file."""
+        return self.gguf.metadata
 
     def _checked(self, spec: TensorSpec) -> GgufTensor:
         """The tensor of this place, in exactly the shape that its place has."""
@@ -100,35 +93,6 @@ class ModelFile:
         return self.gguf.tensors[name]
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the file carries."""
-        for key in (MODEL_KEY, KIND_KEY):
-            value = self.gguf.metadata.get(key)
-            if value is not None and not isinstance(value, str):
-                raise FormatError(f"{self.path}: key {key} is {shown(value)}, not a text")
-        try:
-            return tokenizer_from_gguf(self.gguf.metadata, self.hyperparameters.n_vocab)
-        except (FormatError, UnsupportedModelError, BackendUnavailableError) as error:
-            raise type(error)(f"{self.path}: {error}") from None
-
-    def tuned_state(self) -> StateArrays | None:
-        """The arrays that fresh states begin with, or None for the usual ones; raises FormatError.
-
-        Read anew at each call.
-        """
-        try:
-            return tuned_state_in(self.gguf.metadata, self.architecture, self.hyperparameters)
-        except FormatError as error:
-            raise FormatError(
-                f"{self.path}: {error}; convert it again, or load it without its tuned state"
-            ) from None
-
-    @property
-    def chat_template(self) -> str:
-        """The name of the chat template that the model was trained on, as far as the file says."""
-        return template_name_in_gguf(self.gguf.metadata)
-
-    @cached_property
     def fingerprint(self) -> str:
         """Names the checkpoint, whichever weight type it was converted to.
 
@@ -141,7 +105,7 @@ class ModelFile:
         for spec in self.architecture.tensors(self.hyperparameters):
             if spec.role is Role.VECTOR:
                 digest.update(self.tensor(spec.name).decode().tobytes())
-        adapters = self.gguf.metadata.get(ADAPTERS_KEY)
+        adapters = self.metadata.get(ADAPTERS_KEY)
         if adapters is not None:
             if not isinstance(adapters, str):
                 raise FormatError(
@@ -172,6 +136,15 @@ class ModelFile:
             for spec in self.architecture.tensors(self.hyperparameters)
             if spec.role in (Role.MATRIX, Role.LORA) and spec.name != "token_embd.weight"
         )
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of all tensors, whatever they are stored in."""
+        return sum(math.prod(tensor.shape) for tensor in self.gguf.tensors.values())
+
+    def require_whole(self) -> None:
+        """Raise FormatError if the file was cut or written over since it was opened."""
+        self.gguf.require_whole()
 
     def close(self) -> None:
         """Unmap the file."""
