@@ -19,6 +19,9 @@ IR_VERSION = 10
 # By domain.
 OPSETS = {"": OPSET, CONTRIB: 1}
 
+# What `logits_from` is where a caller does not say.
+LAST_TOKEN = -1
+
 # By the version of RWKV.
 GRAPHS: dict[str, type[ModelGraph]] = {
     "7": Rwkv7Graph,
@@ -34,7 +37,10 @@ def build_model(hyperparameters: Hyperparameters, tensors: Sequence[PlannedTenso
     named = {tensor.spec.name: tensor for tensor in tensors}
     graph = GRAPHS[hyperparameters.version](hyperparameters, named).build()
     proto = graph.proto(f"rwkv{hyperparameters.version}")
-    proto.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), LOGITS_FROM))
+    # A default rather than an input that must be given: onnxruntime in a browser knows no input
+    # that has one, and then gives what is wanted there, the logits to choose the next token by.
+    default = np.array([LAST_TOKEN], np.int64)
+    proto.initializer.append(numpy_helper.from_array(default, LOGITS_FROM))
     opsets = [helper.make_opsetid(domain, OPSETS[domain]) for domain in sorted(domains(proto))]
     return helper.make_model(
         proto,
