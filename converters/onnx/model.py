@@ -8,6 +8,7 @@ from onnx import ModelProto, helper, numpy_helper
 from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import CONTRIB, domains
 from rwkv_edge.converters.onnx.layers import LOGITS_FROM, ModelGraph
+from rwkv_edge.converters.onnx.rwkv5 import Rwkv5Graph
 from rwkv_edge.converters.onnx.rwkv7 import Rwkv7Graph
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.version import __version__
@@ -19,8 +20,11 @@ IR_VERSION = 10
 # By domain.
 OPSETS = {"": OPSET, CONTRIB: 1}
 
-# By the version of RWKV.
+# By the version of RWKV. Explicit, because a frozen desktop build misses imports made from strings.
 GRAPHS: dict[str, type[ModelGraph]] = {
+    "5.0": Rwkv5Graph,
+    "5.1": Rwkv5Graph,
+    "5.2": Rwkv5Graph,
     "7": Rwkv7Graph,
 }
 
