@@ -9,6 +9,7 @@ from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import CONTRIB, domains
 from rwkv_edge.converters.onnx.layers import LOGITS_FROM, ModelGraph
 from rwkv_edge.converters.onnx.rwkv5 import Rwkv5Graph
+from rwkv_edge.converters.onnx.rwkv6 import Rwkv6Graph
 from rwkv_edge.converters.onnx.rwkv7 import Rwkv7Graph
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.version import __version__
@@ -25,6 +26,7 @@ GRAPHS: dict[str, type[ModelGraph]] = {
     "5.0": Rwkv5Graph,
     "5.1": Rwkv5Graph,
     "5.2": Rwkv5Graph,
+    "6": Rwkv6Graph,
     "7": Rwkv7Graph,
 }
 
