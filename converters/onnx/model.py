@@ -8,6 +8,7 @@ from onnx import ModelProto, helper, numpy_helper
 from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import CONTRIB, domains
 from rwkv_edge.converters.onnx.layers import LOGITS_FROM, ModelGraph
+from rwkv_edge.converters.onnx.rwkv4 import Rwkv4Graph
 from rwkv_edge.converters.onnx.rwkv5 import Rwkv5Graph
 from rwkv_edge.converters.onnx.rwkv6 import Rwkv6Graph
 from rwkv_edge.converters.onnx.rwkv7 import Rwkv7Graph
@@ -23,6 +24,7 @@ OPSETS = {"": OPSET, CONTRIB: 1}
 
 # By the version of RWKV. Explicit, because a frozen desktop build misses imports made from strings.
 GRAPHS: dict[str, type[ModelGraph]] = {
+    "4": Rwkv4Graph,
     "5.0": Rwkv5Graph,
     "5.1": Rwkv5Graph,
     "5.2": Rwkv5Graph,
