@@ -12,6 +12,7 @@ from rwkv_edge.converters.onnx.rwkv4 import Rwkv4Graph
 from rwkv_edge.converters.onnx.rwkv5 import Rwkv5Graph
 from rwkv_edge.converters.onnx.rwkv6 import Rwkv6Graph
 from rwkv_edge.converters.onnx.rwkv7 import Rwkv7Graph
+from rwkv_edge.converters.onnx.rwkv7a import Rwkv7aGraph
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.version import __version__
 
@@ -30,6 +31,7 @@ GRAPHS: dict[str, type[ModelGraph]] = {
     "5.2": Rwkv5Graph,
     "6": Rwkv6Graph,
     "7": Rwkv7Graph,
+    "7a": Rwkv7aGraph,
 }
 
 
