@@ -25,10 +25,11 @@ class MappedFile:
             if not file.read(1):
                 raise FormatError(f"{path}: the file is empty; download or export it again")
             self.buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._n_bytes = len(self.buffer)
 
     def __len__(self) -> int:
         """Bytes that the file had when it was opened."""
-        return len(self.buffer)
+        return self._n_bytes
 
     def view(self, offset: int, n_bytes: int) -> Bytes:
         """Some of its bytes, (n_bytes,) uint8, not copied; they must be there."""
@@ -41,9 +42,9 @@ class MappedFile:
         """
         # Python asks the system; its own size of the map is len().
         n_bytes = self.buffer.size()
-        if n_bytes < len(self.buffer):
+        if n_bytes < self._n_bytes:
             raise FormatError(
-                f"{self.path}: was cut to {n_bytes:,} of {len(self.buffer):,} bytes while it was "
+                f"{self.path}: was cut to {n_bytes:,} of {self._n_bytes:,} bytes while it was "
                 "open; load it again once it is whole"
             )
 
