@@ -43,6 +43,7 @@ EXCEPTIONS = {
     "rwkv_edge/jit.py": "numba",
     "rwkv_edge/tokenizers/huggingface.py": "tokenizers",
     "rwkv_edge/tokenizers/sentence_pieces.py": "sentencepiece",
+    "converters/onnx/": "onnx",
     "runtime/simd/": "llvmlite",
     "runtime/backends/llama_cpp.py": "llama_cpp",
 }

@@ -66,6 +66,11 @@ class Architecture(ABC):
         del tensor
         return ()
 
+    def unread(self, hyperparameters: Hyperparameters) -> frozenset[str]:
+        """Tensors of the schema that nothing reads: a GGUF has them because llama.cpp asks."""
+        del hyperparameters
+        return frozenset()
+
     @abstractmethod
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """The canonical state: float32 arrays by name, the layer first."""

@@ -121,6 +121,11 @@ class Rwkv7(Architecture):
         # Layer 0's v1 and v2 are padding, which llama.cpp wants in the shape of a1 and a2.
         return whole_model(hp, lambda i: layer(hp.iclr_rank if i == 0 else hp.value_rank))
 
+    def unread(self, hyperparameters: Hyperparameters) -> frozenset[str]:
+        """Layer 0 defines the values that later ones mix in, and mixes in none itself."""
+        del hyperparameters
+        return frozenset(f"blk.0.time_mix_v{i}.weight" for i in range(3))
+
     def state_shapes(self, hyperparameters: Hyperparameters) -> dict[str, Shape]:
         """att_x and ffn_x: what each layer's token shift saw last; wkv: rows value, columns key."""
         return head_state_shapes(hyperparameters)

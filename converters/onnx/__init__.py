@@ -1,0 +1,1 @@
+"""ONNX out: graphs for onnxruntime, with the weights and the tokenizer inside."""

@@ -1,0 +1,98 @@
+"""RWKV-7 as its paper states it (arXiv 2503.14456), all tokens of a call at once.
+
+Only the recurrence takes them one after the other.
+"""
+
+import numpy as np
+
+from rwkv_edge.arch.rwkv7 import LERPS
+from rwkv_edge.converters.onnx.graph import Value
+from rwkv_edge.converters.onnx.layers import ModelGraph
+
+# What a decay is at most in magnitude: w = exp(-exp(-0.5) sigmoid(...)).
+DECAY_SCALE = float(np.exp(-0.5))
+# What the norm of kk is taken for where it is smaller.
+LEAST_NORM = 1e-12
+
+
+class Rwkv7Graph(ModelGraph):
+    """S = S diag(w) - (S kk) (kk a)^T + v k^T; y = S r."""
+
+    def layer(self, layer: int, x: Value, v_first: Value | None) -> tuple[Value, Value | None]:
+        """x += time_mix(ln1(x)); x += channel_mix(ln2(x))."""
+        block = f"blk.{layer}"
+        out, v_first = self.time_mix(layer, self.layer_norm(x, f"{block}.attn_norm"), v_first)
+        x = x + out
+        return x + self.channel_mix(layer, self.layer_norm(x, f"{block}.attn_norm_2")), v_first
+
+    def time_mix(self, layer: int, x: Value, v_first: Value | None) -> tuple[Value, Value]:
+        """(T, C) to (T, C); advances att_x and wkv of the layer."""
+        hp = self.hyperparameters
+        block = f"blk.{layer}.time_mix"
+
+        def p(name: str, *shape: int) -> Value:
+            return self.vector(f"{block}_{name}.weight", *shape)
+
+        def times(z: Value, name: str, bias: Value | None = None) -> Value:
+            return self.product(z, f"{block}_{name}.weight", bias)
+
+        shift = self.token_shift(x, "att_x", layer)
+        lerps = p("lerp_fused", len(LERPS), 1, hp.n_embd).split(len(LERPS))
+        x_r, x_w, x_k, x_v, x_a, x_g = (x + shift * mu.reshape(1, hp.n_embd) for mu in lerps)
+
+        r, k, v = times(x_r, "receptance"), times(x_k, "key"), times(x_v, "value")
+        w = self.sigmoid(times(self.tanh(times(x_w, "w1")), "w2", p("w0")))
+        w = self.exp(w * -DECAY_SCALE)
+        a = self.sigmoid(times(times(x_a, "a1"), "a2", p("a0")))
+        g = times(self.sigmoid(times(x_g, "g1")), "g2")
+        if v_first is None:
+            v_first = v  # layer 0 defines it; any v0, v1, v2 stored there are padding
+        else:
+            v = v + (v_first - v) * self.sigmoid(times(times(x_v, "v1"), "v2", p("v0")))
+
+        kk = self.heads(k * p("k_k"))
+        norm = self.graph.op("ReduceL2", kk, np.array([-1]), keepdims=1)
+        kk = kk / self.graph.op("Max", norm, LEAST_NORM)
+        k = k * (a * p("k_a") + (-p("k_a") + 1.0))
+
+        y = self.wkv(layer, r, w, k, v, kk, kk * self.heads(a))
+        y = self.group_norm(y, f"{block}_ln")
+        rk = self.heads(r * k * p("r_k"))
+        bonus = self.graph.op("ReduceSum", rk, np.array([-1]), keepdims=1) * self.heads(v)
+        return times((y + bonus.reshape(0, hp.n_embd)) * g, "output"), v_first
+
+    def wkv(
+        self, layer: int, r: Value, w: Value, k: Value, v: Value, kk: Value, kka: Value
+    ) -> Value:
+        """The recurrence: (T, C) each, kk and kk a as heads; y as heads. Advances the state."""
+        H, N = self.hyperparameters.n_head, self.hyperparameters.head_size
+
+        def row(z: Value) -> Value:
+            return self.heads(z, H, 1, N)
+
+        def column(z: Value) -> Value:
+            return self.heads(z, H, N, 1)
+
+        def step(
+            S: Value, r: Value, w: Value, k: Value, v: Value, kk: Value, kka: Value
+        ) -> tuple[list[Value], Value]:
+            # Both outer products in one, which spares a pass over S: [-(S kk), v] [kk a; k].
+            concat = S.graph.op
+            left = concat("Concat", -(S @ kk), v, axis=-1)
+            S = S * w + left @ concat("Concat", kka, k, axis=-2)
+            return [S], S @ r
+
+        operands = [column(r), row(w), row(k), column(v), column(kk), row(kka)]
+        # The body sees no layer axis before the heads.
+        S = self.state("wkv", layer).reshape(H, N, N)
+        [S], y = self.graph.scan(step, [S], operands)
+        self.set_state("wkv", layer, S.reshape(1, H, N, N))
+        return self.heads(y)
+
+    def channel_mix(self, layer: int, x: Value) -> Value:
+        """(T, C) to (T, C); advances ffn_x of the layer."""
+        block = f"blk.{layer}.channel_mix"
+        shift = self.token_shift(x, "ffn_x", layer)
+        x_k = x + shift * self.vector(f"{block}_lerp_k.weight")
+        hidden = self.relu_squared(self.product(x_k, f"{block}_key.weight"))
+        return self.product(hidden, f"{block}_value.weight")
