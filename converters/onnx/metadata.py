@@ -8,19 +8,20 @@ import numpy as np
 from gguf.gguf_writer import GGUFValue
 
 from rwkv_edge.converters.gguf_file import GgufHeader, writer_of
+from rwkv_edge.fingerprint import N_DIGITS
 
 FORMAT_KEY = "rwkv_edge.onnx_format"
 # Raised when a reader of today would misread the file.
 FORMAT = 1
 FINGERPRINT_KEY = "rwkv_edge.fingerprint"
 # What stands in the place of a fingerprint that is not known yet.
-UNKNOWN_FINGERPRINT = "0" * 32
+UNKNOWN_FINGERPRINT = "0" * N_DIGITS
 
 
 def metadata_props(header: GgufHeader, fingerprint: str = UNKNOWN_FINGERPRINT) -> dict[str, str]:
     """Every key that `write_header` would write, with the value that a GGUF's reader finds.
 
-    fingerprint: 32 digits, whatever they are: the length of the whole does not depend on it.
+    fingerprint: whatever its digits are, the length of the whole does not depend on it.
     """
     assert len(fingerprint) == len(UNKNOWN_FINGERPRINT)
     writer = writer_of(header)
