@@ -12,7 +12,7 @@ from onnx import TensorProto
 from rwkv_edge.arch import architecture_of
 from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import Graph, Value
-from rwkv_edge.converters.onnx.stored_weights import EMBEDDING, STORED
+from rwkv_edge.converters.onnx.stored_weights import EMBEDDING, STORED, StoredFloats
 from rwkv_edge.hyperparameters import GROUP_NORM_EPS, LAYER_NORM_EPS, Hyperparameters
 
 TOKENS = "tokens"
@@ -82,6 +82,15 @@ class ModelGraph(ABC):
         tensor = self._tensors[name]
         return STORED[tensor.quant].product(self.graph, x, tensor, bias)
 
+    def products(self, x: Value, name: str) -> Value:
+        """(n, T, in) to (n, T, out): n matrices in one weight, (n, out, in), of plain numbers."""
+        tensor = self._tensors[name]
+        stored = STORED[tensor.quant]
+        assert isinstance(stored, StoredFloats)
+        weight = stored.widened(self.graph, Value(self.graph, name))
+        # onnxruntime turns it round once, while it loads.
+        return x @ self.graph.op("Transpose", weight, perm=(0, 2, 1))
+
     def vector(self, name: str, *shape: int) -> Value:
         """A float32 weight, in another shape if one is given."""
         value = Value(self.graph, name)
@@ -118,19 +127,26 @@ class ModelGraph(ABC):
         self.set_state(name, layer, rows.rows(-1))
         return rows.rows(0, -1) - x
 
+    def lerps(self, x: Value, shift: Value, mu: Value, n: int) -> list[Value]:
+        """N mixes of each row with the one before it, (T, C) each: x + shift * mu.
+
+        mu: (n, 1, C) or (n, T, C).
+        """
+        return (x + shift * mu).reshape(-1, self.hyperparameters.n_embd).split(n)
+
     def sigmoid(self, x: Value) -> Value:
         """1 / (1 + e**-x)."""
-        return self.graph.op("Sigmoid", x)
+        return x.graph.op("Sigmoid", x)
 
     def tanh(self, x: Value) -> Value:
         """The hyperbolic tangent."""
-        return self.graph.op("Tanh", x)
+        return x.graph.op("Tanh", x)
 
     def exp(self, x: Value) -> Value:
         """e**x."""
-        return self.graph.op("Exp", x)
+        return x.graph.op("Exp", x)
 
     def relu_squared(self, x: Value) -> Value:
         """max(x, 0) ** 2."""
-        positive = self.graph.op("Relu", x)
+        positive = x.graph.op("Relu", x)
         return positive * positive

@@ -8,7 +8,11 @@ from onnx import ModelProto, helper, numpy_helper
 from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import CONTRIB, domains
 from rwkv_edge.converters.onnx.layers import LOGITS_FROM, ModelGraph
+from rwkv_edge.converters.onnx.rwkv4 import Rwkv4Graph
+from rwkv_edge.converters.onnx.rwkv5 import Rwkv5Graph
+from rwkv_edge.converters.onnx.rwkv6 import Rwkv6Graph
 from rwkv_edge.converters.onnx.rwkv7 import Rwkv7Graph
+from rwkv_edge.converters.onnx.rwkv7a import Rwkv7aGraph
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.version import __version__
 
@@ -19,9 +23,18 @@ IR_VERSION = 10
 # By domain.
 OPSETS = {"": OPSET, CONTRIB: 1}
 
-# By the version of RWKV.
+# What `logits_from` is where a caller does not say.
+LAST_TOKEN = -1
+
+# By the version of RWKV. Explicit, because a frozen desktop build misses imports made from strings.
 GRAPHS: dict[str, type[ModelGraph]] = {
+    "4": Rwkv4Graph,
+    "5.0": Rwkv5Graph,
+    "5.1": Rwkv5Graph,
+    "5.2": Rwkv5Graph,
+    "6": Rwkv6Graph,
     "7": Rwkv7Graph,
+    "7a": Rwkv7aGraph,
 }
 
 
@@ -34,7 +47,10 @@ def build_model(hyperparameters: Hyperparameters, tensors: Sequence[PlannedTenso
     named = {tensor.spec.name: tensor for tensor in tensors}
     graph = GRAPHS[hyperparameters.version](hyperparameters, named).build()
     proto = graph.proto(f"rwkv{hyperparameters.version}")
-    proto.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), LOGITS_FROM))
+    # A default rather than an input that must be given: onnxruntime in a browser knows no input
+    # that has one, and then gives what is wanted there, the logits to choose the next token by.
+    default = np.array([LAST_TOKEN], np.int64)
+    proto.initializer.append(numpy_helper.from_array(default, LOGITS_FROM))
     opsets = [helper.make_opsetid(domain, OPSETS[domain]) for domain in sorted(domains(proto))]
     return helper.make_model(
         proto,
