@@ -73,7 +73,7 @@ def test_a_gguf_is_described(run: Run, gguf: Path) -> None:
         assert found["n_parameters"] == model.info.n_parameters
         assert found["details"]["weight type"] == model.info.file_type
     assert {tensor["dtype"] for tensor in found["tensors"]} == {"Q8_0", "F16", "F32"}
-    assert engines(found) == {"numba": None, "reference": None, "llama": None}
+    assert engines(found) == {"numba": None, "reference": None, "llama": None, "onnx": None}
     assert found["memory"]["resident"] > found["memory"]["weights"] > 0
     assert (found["version"], found["tokenizer"]["kind"]) == ("7", "world")
     shown = run("info", gguf, "--tensors").out
