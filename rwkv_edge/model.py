@@ -19,9 +19,8 @@ from rwkv_edge.embedding import PROMPT, embed_texts
 from rwkv_edge.errors import InputError, RwkvEdgeError, StateMismatchError
 from rwkv_edge.generation import Stream
 from rwkv_edge.hyperparameters import Hyperparameters
-from rwkv_edge.model_files import open_model_file
+from rwkv_edge.model_files import default_engine, open_model_file
 from rwkv_edge.model_metadata import ModelMetadata
-from rwkv_edge.onnx_model_file import OnnxModelFile
 from rwkv_edge.reading import Reading, Text, load_reading
 from rwkv_edge.sampling import Sampler, SamplingOptions, unpenalized_tokens
 from rwkv_edge.state import State, load_state_arrays
@@ -105,13 +104,11 @@ class Model:
         from rwkv_edge.runtime.backends import load_backend
 
         file = open_model_file(path)
-        if backend is None:
-            backend = "onnx" if isinstance(file, OnnxModelFile) else "numba"
         try:
             # Read here: a damaged vocabulary is found before gigabytes of weights are packed.
             _ = file.tokenizer
             tuned = file.tuned_state() if tuned_state else None
-            return cls(file, load_backend(backend, file, threads), tuned)
+            return cls(file, load_backend(backend or default_engine(file), file, threads), tuned)
         except BaseException:
             file.close()
             raise

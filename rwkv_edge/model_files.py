@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rwkv_edge.gguf_reader import MAGIC, require_no_pipe
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.model_metadata import ModelMetadata
 from rwkv_edge.onnx_model_file import OnnxModelFile
 from rwkv_edge.onnx_reader import is_onnx
 
@@ -20,3 +21,8 @@ def open_model_file(path: str | Path) -> ModelFile | OnnxModelFile:
     if magic != MAGIC and is_onnx(path):
         return OnnxModelFile(path)
     return ModelFile(path)
+
+
+def default_engine(file: ModelMetadata) -> str:
+    """The engine that runs a file where none is asked for."""
+    return "onnx" if isinstance(file, OnnxModelFile) else "numba"

@@ -46,6 +46,7 @@ EXCEPTIONS = {
     "converters/onnx/": "onnx",
     "runtime/simd/": "llvmlite",
     "runtime/backends/llama_cpp.py": "llama_cpp",
+    "runtime/backends/onnx.py": "onnxruntime",
 }
 # Inside `runtime`, each imports its own row and those above it.
 RUNTIME_ORDER = (
@@ -231,7 +232,10 @@ def test_every_package_is_listed_for_the_wheel() -> None:
 )
 def test_numba_is_not_imported_before_a_model_runs(code: str) -> None:
     # Not sentencepiece: gguf imports that itself where it is installed.
-    heavy = "{'numba', 'llvmlite', 'llama_cpp', 'torch', 'safetensors', 'tokenizers'}"
+    heavy = (
+        "{'numba', 'llvmlite', 'llama_cpp', 'torch', 'safetensors', 'tokenizers', 'onnx', "
+        "'onnxruntime'}"
+    )
     script = f"import sys\n{code}\nfound = {heavy} & set(sys.modules)\nassert not found, found"
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

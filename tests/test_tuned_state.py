@@ -18,6 +18,7 @@ from rwkv_edge.gguf_reader import GgufFile
 from rwkv_edge.perplexity import measure_perplexity
 from rwkv_edge.runtime.backends import BACKENDS
 from rwkv_edge.tuned_state import TUNED_STATE_KEY, decode_tuned_state, encode_tuned_state
+from tests.exported import file_for
 
 Alter = Callable[..., Path]
 SHAPE = (3, 2, 64, 64)
@@ -40,7 +41,7 @@ def tuned_gguf(altered_gguf: Alter, f32_gguf: Path, wkv: npt.NDArray[np.float32]
 @pytest.fixture(params=list(BACKENDS))
 def model(request: pytest.FixtureRequest, tuned_gguf: Path) -> Iterator[Model]:
     try:
-        loaded = Model.load(tuned_gguf, request.param, threads=2)
+        loaded = Model.load(file_for(request.param, tuned_gguf), request.param, threads=2)
     except BackendUnavailableError as error:
         pytest.skip(str(error))
     with loaded:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rwkv_edge.runtime.footprint import MemoryEstimate
 
 # The module and the extra that an engine or a tokenizer needs beside the base install.
-ENGINE_PACKAGES = {"llama": ("llama_cpp", "llama")}
+ENGINE_PACKAGES = {"llama": ("llama_cpp", "llama"), "onnx": ("onnxruntime", "onnx")}
 TOKENIZER_PACKAGES = {
     "huggingface": ("tokenizers", "neox"),
     "sentencepiece": ("sentencepiece", "spm"),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from rwkv_edge.backend import Backend
 from rwkv_edge.errors import InputError
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.model_metadata import ModelMetadata
+from rwkv_edge.onnx_model_file import OnnxModelFile
 
 
 def _numba(model: ModelFile, threads: int | None) -> Backend:
@@ -26,26 +28,56 @@ def _llama(model: ModelFile, threads: int | None) -> Backend:
     return LlamaCppBackend(model, threads)
 
 
-# Explicit, because a frozen desktop build misses imports made from strings; each imports its
-# engine when it is asked for.
-BACKENDS: dict[str, Callable[[ModelFile, int | None], Backend]] = {
+def _onnx(model: OnnxModelFile, threads: int | None, provider: str | None) -> Backend:
+    from rwkv_edge.runtime.backends.onnx import OnnxBackend
+
+    return OnnxBackend(model, threads, provider)
+
+
+ONNX = "onnx"
+# Between the name of that engine and one of onnxruntime's execution providers.
+COLON = ":"
+# Those that run a GGUF. Explicit, because a frozen desktop build misses imports made from strings;
+# each imports its engine when it is asked for.
+GGUF_BACKENDS: dict[str, Callable[[ModelFile, int | None], Backend]] = {
     "numba": _numba,
     "reference": _reference,
     "llama": _llama,
 }
+BACKENDS = (*GGUF_BACKENDS, ONNX)
 
 
-def load_backend(name: str, model: ModelFile, threads: int | None = None) -> Backend:
+def load_backend(name: str, model: ModelMetadata, threads: int | None = None) -> Backend:
     """Load a checked file into an engine. threads=None means one per physical core.
 
-    Raises InputError for a name that does not exist, BackendUnavailableError for one that is not
-    installed.
+    name: one of `BACKENDS`, or "onnx:" and the name of an execution provider of onnxruntime.
+    Raises InputError for a name that does not exist or a file that the engine does not take,
+    BackendUnavailableError for an engine that is not installed.
     """
-    if name not in BACKENDS:
-        raise InputError(f"backend {name!r} does not exist; there are {', '.join(BACKENDS)}")
+    engine, colon, provider = name.partition(COLON)
+    if engine not in BACKENDS or (colon and (engine != ONNX or not provider)):
+        raise InputError(
+            f"backend {name!r} does not exist; there are {', '.join(BACKENDS)} and onnx:PROVIDER"
+        )
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; it takes at least 1")
-    return BACKENDS[name](model, threads)
+    if engine == ONNX:
+        if not isinstance(model, OnnxModelFile):
+            raise InputError(
+                f"{model.path}: the onnx backend runs ONNX files; make one with rwkv-edge convert "
+                f"{model.path} --onnx"
+            )
+        return _onnx(model, threads, provider or None)
+    if not isinstance(model, ModelFile):
+        raise InputError(
+            f"{model.path}: the {engine} backend runs GGUF files; an ONNX takes --backend onnx"
+        )
+    return GGUF_BACKENDS[engine](model, threads)
+
+
+def engine_of(name: str) -> str:
+    """The engine that a name of `load_backend` means: onnx:cuda is onnx."""
+    return name.partition(COLON)[0]
 
 
 __all__ = ["BACKENDS", "load_backend"]

@@ -22,6 +22,8 @@ WITH_KERNELS = frozenset(
         "IQ4_NL", "IQ4_XS", "Q3_K", "Q2_K",
     }
 )  # fmt: skip
+# Those that an export writes.
+IN_ONNX = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
 
 
 def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
@@ -64,9 +66,17 @@ def of_llama(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
     return f"llama.cpp has no RWKV-{hyperparameters.version}"
 
 
+def of_onnx(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
+    """Weight types that keep a GGUF from becoming an ONNX file, which is what the engine runs."""
+    del hyperparameters
+    others = {quant.__name__ for quant in formats} - IN_ONNX
+    return f"an ONNX file cannot hold {', '.join(sorted(others))}" if others else None
+
+
 # By the name of the engine: the sentence, or None where it runs the model.
 OBSTACLES: dict[str, Callable[[Hyperparameters, Formats], str | None]] = {
     "numba": of_numba,
     "reference": of_reference,
     "llama": of_llama,
+    "onnx": of_onnx,
 }

@@ -80,8 +80,8 @@ def test_what_leaves_a_registry_leaves_the_table(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(module, name, rest)
     found = rows(support_tables())
     assert not [row for row in found if row[0] == "5.1"]
-    assert ["RWKV version", "GGUF architecture", "numba", "llama"] in found
-    assert ["Q4_0", "4.5", "yes", "yes", "no"] in found
+    assert ["RWKV version", "GGUF architecture", "numba", "llama", "onnx"] in found
+    assert ["Q4_0", "4.5", "yes", "yes", "yes", "no"] in found
     with pytest.raises(RwkvEdgeError, match="are not what the registries say"):
         update(README, only_check=True)
 
@@ -96,8 +96,8 @@ def test_an_engine_that_cannot_is_said_in_both_tables(monkeypatch: pytest.Monkey
     more = {**obstacles.OBSTACLES, "abacus": lambda hp, formats: "too few beads"}
     monkeypatch.setattr(obstacles, "OBSTACLES", more)
     found = rows(support_tables())
-    assert ["7", "rwkv7", "yes", "yes", "yes", "no"] in found
-    assert ["F32", "32", "yes", "yes", "yes", "no", "yes"] in found
+    assert ["7", "rwkv7", "yes", "yes", "yes", "yes", "no"] in found
+    assert ["F32", "32", "yes", "yes", "yes", "yes", "no", "yes"] in found
 
 
 def test_sizes_are_those_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.onnx import export
 from rwkv_edge.converters.synthetic import (
     SYNTHETIC_VERSIONS,
     synthetic_hyperparameters,
@@ -14,15 +15,16 @@ from rwkv_edge.converters.synthetic import (
 )
 from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
-from rwkv_edge.model_file import ModelFile
-from rwkv_edge.quant import QUANT_FORMATS, QuantFormat
+from rwkv_edge.model_files import open_model_file
+from rwkv_edge.quant import F16, F32, QUANT_FORMATS, QuantFormat
 from rwkv_edge.runtime.arch import COMPILED
 from rwkv_edge.runtime.backends import BACKENDS, load_backend, obstacles
-from rwkv_edge.runtime.backends.obstacles import OBSTACLES, WITH_KERNELS
+from rwkv_edge.runtime.backends.obstacles import IN_ONNX, OBSTACLES, WITH_KERNELS
 from rwkv_edge.runtime.kernels import matmul
 from rwkv_edge.runtime.reference import REFERENCES
+from tests.exported import file_for
 
-MODULES = {"llama": "llama_cpp"}
+MODULES = {"llama": "llama_cpp", "onnx": "onnxruntime"}
 SHAPES: dict[str, Hyperparameters] = {
     f"{version} of {width}": synthetic_hyperparameters(
         2, width, version=version, n_vocab=256, head_size=8 if width % 16 else 64
@@ -62,6 +64,13 @@ def test_weight_types_without_kernels_are_all_named(monkeypatch: pytest.MonkeyPa
     assert said == "the numba backend has no kernel for Q4_0, Q8_0"
 
 
+def test_the_weight_types_of_an_onnx_are_those_that_are_exported() -> None:
+    assert frozenset(export.WEIGHT_TYPES) == IN_ONNX
+    said = OBSTACLES["onnx"](SHAPES["7 of 64"], set(QUANT_FORMATS.values()))
+    others = ", ".join(sorted(set(QUANT_FORMATS) - IN_ONNX))
+    assert said == f"an ONNX file cannot hold {others}"
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("engine", BACKENDS)
 def test_an_engine_loads_a_model_exactly_if_nothing_is_said_to_keep_it(
@@ -72,9 +81,10 @@ def test_an_engine_loads_a_model_exactly_if_nothing_is_said_to_keep_it(
         pytest.skip(f"{module} is not installed")
     hp = SHAPES[shape]
     write_synthetic(tmp_path / "m.pth", hp)
-    convert(tmp_path / "m.pth", tmp_path / "m.gguf", "F16")
-    with contextlib.closing(ModelFile(tmp_path / "m.gguf")) as file:
-        said = OBSTACLES[engine](hp, {tensor.quant_format for tensor in file.gguf.tensors.values()})
+    path = tmp_path / "m.gguf"
+    convert(tmp_path / "m.pth", path, "F16")
+    with contextlib.closing(open_model_file(file_for(engine, path))) as file:
+        said = OBSTACLES[engine](hp, {F16, F32})
         if said is None:
             load_backend(engine, file, 1).close()
             return
