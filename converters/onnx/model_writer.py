@@ -128,8 +128,9 @@ class ModelLayout:
         new one is whole, and takes its data file along when it goes. Raises OSError.
         """
         older = data_file_of(self.path)
-        # Of one that was killed, and had a data file where this one may have none.
-        remove_leftovers(self._unnamed_data)
+        # Of processes that were killed: this one may have no data file, or end before the model.
+        for path in (self._unnamed_data, self.path):
+            remove_leftovers(path)
         coming = iter(pieces)
         data = self._write_both(coming, metadata) if self.is_external else None
         if data is None:
