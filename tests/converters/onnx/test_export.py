@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rwkv_edge.arch import architecture_of
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.adapters import Adapter, TunedState
-from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.convert import ConversionSummary, convert
 from rwkv_edge.converters.onnx.export import WEIGHT_TYPES, convert_to_onnx, planned_onnx
 from rwkv_edge.converters.onnx.stored_weights import STORED
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
@@ -31,6 +31,7 @@ from rwkv_edge.errors import (
 from rwkv_edge.gguf_reader import GgufFile
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.onnx_model_file import OnnxModelFile
 from rwkv_edge.quant import BF16
 from tests.converters.adapters.adapter_files import lora_of, numbers, write_pth
 from tests.converters.foreign_names import tiny_model
@@ -114,6 +115,22 @@ def test_weights_and_keys_are_those_of_the_gguf(
         found = read_exported(summary.path)
         assert_same_weights(found, gguf, hp)
         assert_same_keys(found, gguf)
+        assert_opens_as(summary, gguf)
+
+
+def assert_opens_as(summary: ConversionSummary, gguf: Path) -> None:
+    """What our own reader says of it is what it says of the GGUF."""
+    one, other = OnnxModelFile(summary.path), ModelFile(gguf)
+    try:
+        for what in ("hyperparameters", "fingerprint", "file_type", "n_parameters", "name"):
+            assert getattr(one, what) == getattr(other, what), what
+        assert one.n_bytes == summary.n_bytes + summary.data_bytes
+        for name, quant in one.formats.items():
+            assert quant is other.tensor(name).quant_format
+        assert one.tokenizer.encode("Words.") == other.tokenizer.encode("Words.")
+    finally:
+        one.close()
+        other.close()
 
 
 def test_the_types_are_those_that_have_a_form_in_onnx() -> None:
