@@ -282,6 +282,19 @@ def test_a_failure_leaves_the_older_model_whole(tmp_path: Path) -> None:
             assert (path.read_bytes(), data.read_bytes()) == before
 
 
+def test_what_killed_exports_left_goes_before_anything_is_written(tmp_path: Path) -> None:
+    """Also that of a data file, where this export makes none."""
+    for name in (".m.data.4194305-0a.partial", ".m.onnx.4194305-0b.partial"):
+        (tmp_path / name).write_bytes(b"half")
+
+    def watched() -> Iterator[Bytes | None]:
+        assert "4194305" not in str(names(tmp_path))
+        yield from pieces_of(weights())
+
+    layout_of(tmp_path / "m.onnx").write(watched(), lambda: METADATA)
+    assert names(tmp_path) == ["m.onnx"]
+
+
 def test_a_failure_keeps_a_data_file_that_was_there(tmp_path: Path) -> None:
     """It has the content that the older model refers to."""
     path, data = replaced(tmp_path)
