@@ -42,8 +42,8 @@ class Rwkv7Graph(ModelGraph):
             return self.product(z, f"{block}_{name}.weight", bias)
 
         shift = self.token_shift(x, "att_x", layer)
-        lerps = p("lerp_fused", len(LERPS), 1, hp.n_embd).split(len(LERPS))
-        x_r, x_w, x_k, x_v, x_a, x_g = (x + shift * mu.reshape(1, hp.n_embd) for mu in lerps)
+        mu = p("lerp_fused", len(LERPS), 1, hp.n_embd)
+        x_r, x_w, x_k, x_v, x_a, x_g = self.lerps(x, shift, mu, len(LERPS))
 
         r, k, v = times(x_r, "receptance"), times(x_k, "key"), times(x_v, "value")
         log_w = self.sigmoid(times(self.tanh(times(x_w, "w1")), "w2", p("w0"))) * -DECAY_SCALE
