@@ -62,22 +62,28 @@ class ModelSource:
 
 
 def open_model_source(
-    path: str | Path, adapters: Sequence[Adapter | TunedState] = ()
+    path: str | Path, adapters: Sequence[Adapter | TunedState] = (), *, as_stored: bool = False
 ) -> ModelSource:
     """Open weights of any container and naming, with what is to be merged into it, in this order.
 
+    as_stored: tensors keep the weight types of a GGUF, which it must be.
     Raises FormatError, UnsupportedModelError, and InputError for options that fit no adapter.
     """
     path = Path(path)
     directory = in_own_names(path, read_directory(path))
     keys = None
     if directory.container == GGUF:
-        directory, hp, sources, keys = schema_of_gguf(path, directory)
+        directory, hp, sources, keys = schema_of_gguf(path, directory, as_stored=as_stored)
         if any(isinstance(adapter, Adapter) for adapter in adapters):
             raise InputError(
                 f"{path}: an adapter is merged into the checkpoint that it was trained on, not "
                 "into a GGUF; convert the .pth with it"
             )
+    elif as_stored:
+        raise InputError(
+            f"{path}: is no GGUF, whose weight types could be kept; name a weight type, Q4_0 or "
+            "another"
+        )
     checkpoint = open_directory(path, directory)
     try:
         if keys is None:

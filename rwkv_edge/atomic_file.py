@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,12 +13,15 @@ SUFFIX = ".partial"
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path, named: Callable[[], str] | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the name `path` once the block ends without an exception.
 
     It is written beside `path` under a hidden name, reaches the disk, and is renamed; what was
     there before stays until then. On any exception it is removed, and so are the leftovers of
     processes that were killed while they wrote the same path. Raises OSError.
+
+    named: asked when the block has ended for another name in the same folder, which what was
+    written decides.
     """
     path = Path(path)
     remove_leftovers(path)
@@ -28,7 +31,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, path if named is None else path.with_name(named()))
         sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -19,8 +19,9 @@ from rwkv_edge.embedding import PROMPT, embed_texts
 from rwkv_edge.errors import InputError, RwkvEdgeError, StateMismatchError
 from rwkv_edge.generation import Stream
 from rwkv_edge.hyperparameters import Hyperparameters
-from rwkv_edge.model_file import ModelFile
+from rwkv_edge.model_files import open_model_file
 from rwkv_edge.model_metadata import ModelMetadata
+from rwkv_edge.onnx_model_file import OnnxModelFile
 from rwkv_edge.reading import Reading, Text, load_reading
 from rwkv_edge.sampling import Sampler, SamplingOptions, unpenalized_tokens
 from rwkv_edge.state import State, load_state_arrays
@@ -31,7 +32,7 @@ Tokens = Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is. n_bytes: size of its file; file_type: what most of its matrices are in.
+    """What a model is. n_bytes: of its file or files; file_type: what most of its matrices are in.
 
     tuned_state: fresh states begin with one that was tuned, not with zeros.
     """
@@ -78,7 +79,7 @@ class Model:
             hyperparameters=self.hyperparameters,
             file_type=file.file_type,
             n_parameters=file.n_parameters,
-            n_bytes=file.path.stat().st_size,
+            n_bytes=file.n_bytes,
             fingerprint=self.fingerprint,
             tuned_state=tuned is not None,
         )
@@ -87,21 +88,25 @@ class Model:
     def load(
         cls,
         path: str | Path,
-        backend: str = "numba",
+        backend: str | None = None,
         threads: int | None = None,
         *,
         tuned_state: bool = True,
     ) -> "Model":
-        """Load a GGUF.
+        """Load a GGUF, or an ONNX that `rwkv-edge convert --onnx` made.
 
-        backend: "numba", "reference" or "llama". threads: None for one per physical core.
+        backend: of a GGUF "numba" (None), "reference" or "llama"; of an ONNX "onnx" (None), or
+        "onnx:cuda" and the like for another of onnxruntime's execution providers.
+        threads: None for one per physical core.
         tuned_state: fresh states begin with the one that the file holds, if it holds one; False for
         zeros.
         Raises FormatError, UnsupportedModelError, BackendUnavailableError, InputError, OSError.
         """
         from rwkv_edge.runtime.backends import load_backend
 
-        file = ModelFile(path)
+        file = open_model_file(path)
+        if backend is None:
+            backend = "onnx" if isinstance(file, OnnxModelFile) else "numba"
         try:
             # Read here: a damaged vocabulary is found before gigabytes of weights are packed.
             _ = file.tokenizer

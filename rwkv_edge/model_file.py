@@ -1,6 +1,5 @@
 """A GGUF that was checked against its architecture: what the engines of ours run."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,6 +9,7 @@ import numpy as np
 
 from rwkv_edge.arch import Role, TensorSpec
 from rwkv_edge.errors import FormatError, UnsupportedModelError
+from rwkv_edge.fingerprint import Fingerprint
 from rwkv_edge.gguf_reader import GgufFile, GgufTensor
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_metadata import ModelMetadata, architecture_in
@@ -94,25 +94,19 @@ class ModelFile(ModelMetadata):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the checkpoint, whichever weight type it was converted to.
-
-        A digest of its vectors: those stay float32 in every file made from one checkpoint, so a
-        state saved with the int8 file resumes with the int4 file, and with no other model. A merged
-        adapter changes matrices alone, so the file says which it was. A tuned state does not count:
-        it is where a state begins, and goes on with the same weights wherever it began.
-        """
-        digest = hashlib.sha256()
+        """Names the checkpoint, whichever weight type it was converted to."""
+        found = Fingerprint()
         for spec in self.architecture.tensors(self.hyperparameters):
             if spec.role is Role.VECTOR:
-                digest.update(self.tensor(spec.name).decode().tobytes())
+                found.add_vector(self.tensor(spec.name).decode())
         adapters = self.metadata.get(ADAPTERS_KEY)
         if adapters is not None:
             if not isinstance(adapters, str):
                 raise FormatError(
                     f"{self.path}: key {ADAPTERS_KEY} is not a text; convert it again"
                 )
-            digest.update(adapters.encode())
-        return digest.hexdigest()[:32]
+            found.add_adapters(adapters)
+        return found.digits
 
     @cached_property
     def file_type(self) -> str:

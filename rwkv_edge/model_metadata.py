@@ -50,6 +50,11 @@ class ModelMetadata(ABC):
     def bytes_per_token(self) -> int:
         """Bytes of weights that one token reads if it reads each matrix whole."""
 
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file, and of what lies beside it."""
+        return self.path.stat().st_size
+
     @abstractmethod
     def require_whole(self) -> None:
         """Raise FormatError if the file was cut or written over since it was opened."""

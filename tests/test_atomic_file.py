@@ -43,6 +43,18 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+def test_what_was_written_may_decide_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.data"
+    path.write_bytes(b"other")
+    written: list[int] = []
+    for content in (b"one", b"three"):
+        with atomic_write(path, named=lambda: f"a.{written[-1]}.data") as file:
+            written.append(file.write(content))
+    assert names(tmp_path) == ["a.3.data", "a.5.data", "a.data"]
+    assert (tmp_path / "a.5.data").read_bytes() == b"three"
+    assert path.read_bytes() == b"other"
+
+
 def test_two_writers_of_one_path_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "a.state"
     with atomic_write(path) as one:

@@ -383,3 +383,41 @@ def test_an_embedding_has_length_1_and_depends_on_the_whole_text(tiny_model: Mod
     assert np.array_equal(one, tiny_model.embed(b"An old house."))
     with pytest.raises(InputError, match="no tokens"):
         tiny_model.embed("")
+
+
+@pytest.mark.parametrize(
+    ("kind", "named", "wanted"),
+    [
+        ("gguf", None, "numba"),
+        ("gguf", "reference", "reference"),
+        ("gguf", "onnx", "onnx"),
+        ("onnx", None, "onnx"),
+        ("onnx", "onnx:cuda", "onnx:cuda"),
+        ("onnx", "numba", "numba"),
+    ],
+)
+def test_a_file_goes_to_the_engine_of_its_kind_unless_one_is_named(
+    q8_gguf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    named: str | None,
+    wanted: str,
+) -> None:
+    from rwkv_edge.runtime import backends
+
+    pytest.importorskip("onnx")
+    from tests.onnx_files import write_onnx
+
+    asked: list[tuple[str, str]] = []
+
+    def load_backend(name: str, file: Any, threads: int | None) -> None:
+        asked.append((name, type(file).__name__))
+        raise InputError(f"{threads} threads")
+
+    monkeypatch.setattr(backends, "load_backend", load_backend)
+    path = q8_gguf if kind == "gguf" else write_onnx(tmp_path / "m.onnx", q8_gguf)
+    with pytest.raises(InputError, match="3 threads"):
+        Model.load(path, named, 3)
+    # The engine says itself which files it takes.
+    assert asked == [(wanted, "ModelFile" if kind == "gguf" else "OnnxModelFile")]

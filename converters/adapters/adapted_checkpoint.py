@@ -10,7 +10,7 @@ from rwkv_edge.converters.adapters.sources import DeltaSource, Replacement
 from rwkv_edge.converters.checkpoints import Checkpoint
 from rwkv_edge.converters.checkpoints.base import ELEMENT_DTYPES, Elements, Shape, widen
 from rwkv_edge.converters.tuned_state import is_tuned_state
-from rwkv_edge.quant import Float32Array
+from rwkv_edge.quant import Bytes, Float32Array
 
 # Weights that are merged at a time: 1 MiB of float32, which stays in the cache.
 BLOCK_WEIGHTS = 1 << 18
@@ -124,6 +124,11 @@ class AdaptedCheckpoint(Checkpoint):
             block[:] = widen(stored[: last - first], dtype)
             for delta in deltas:
                 add(delta, block, first)
+
+    def read_stored(self, name: str, start: int, out: Bytes) -> None:
+        """Bytes of a tensor of the base that nothing is merged into."""
+        assert name not in self._recipes, name
+        self._base.read_stored(name, start, out)
 
     def _deltas_of(self, name: str) -> list[Delta]:
         """What is added to a tensor, read once while that tensor is converted."""

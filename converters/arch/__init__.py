@@ -6,6 +6,7 @@ from rwkv_edge.converters.arch.base import (
     ComputedRows,
     Shapes,
     Source,
+    Unchanged,
 )
 from rwkv_edge.converters.arch.rwkv4 import Rwkv4Reader
 from rwkv_edge.converters.arch.rwkv5 import Rwkv5Reader
@@ -15,7 +16,15 @@ from rwkv_edge.converters.arch.rwkv7a import Rwkv7aReader
 from rwkv_edge.converters.arch.versions import version_of
 from rwkv_edge.errors import UnsupportedModelError
 
-__all__ = ["AsStored", "CheckpointReader", "ComputedRows", "Shapes", "Source", "recognise"]
+__all__ = [
+    "AsStored",
+    "CheckpointReader",
+    "ComputedRows",
+    "Shapes",
+    "Source",
+    "Unchanged",
+    "recognise",
+]
 
 # Explicit, because a frozen desktop build misses imports made from strings.
 CHECKPOINT_READERS: dict[str, CheckpointReader] = {

@@ -11,7 +11,7 @@ from rwkv_edge.arch.gguf_keys import MAX_COUNT
 from rwkv_edge.converters.checkpoints import Checkpoint
 from rwkv_edge.errors import FormatError
 from rwkv_edge.hyperparameters import Hyperparameters
-from rwkv_edge.quant import Float32Array
+from rwkv_edge.quant import Float32Array, QuantFormat
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -36,6 +36,13 @@ class AsStored(Source):
     def load(self, checkpoint: Checkpoint, shape: Shape) -> Float32Array:
         """The tensor without dimensions of length one."""
         return checkpoint.read(self.key).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Unchanged(AsStored):
+    """One tensor of a GGUF in the format that it has there, byte for byte."""
+
+    quant: type[QuantFormat]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -24,7 +25,7 @@ from rwkv_edge.converters.checkpoints.tensors import (
     widen,
 )
 from rwkv_edge.errors import FormatError
-from rwkv_edge.quant import Float32Array
+from rwkv_edge.quant import Bytes, Float32Array
 
 __all__ = [
     "ELEMENT_DTYPES",
@@ -189,6 +190,13 @@ class Checkpoint:
                 self._gathered = None
                 gathered = self._gathered = (name, self._elements(name))
         out[:] = gathered[1][start:stop]
+
+    def read_stored(self, name: str, start: int, out: Bytes) -> None:
+        """Bytes of a contiguous tensor as they lie in the file, from its byte `start` on."""
+        tensor = self._tensors[name]
+        assert isinstance(tensor, StoredTensor), name
+        assert tensor.is_contiguous, name
+        self._read_into(replace(tensor, offset=tensor.offset + start), out, name)
 
     def require_readable(self, name: str) -> None:
         """Raise FormatError unless `read` knows the tensor's kind of number."""

@@ -20,7 +20,12 @@ from rwkv_edge.apps.benchmark import FORMAT
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "performance.md"
 LONG_DOCUMENTS = ROOT / "docs" / "long-documents.md"
-ENGINES = {"numba": "rwkv-edge", "llama": "llama.cpp", "reference": "numpy"}
+ENGINES = {
+    "numba": "rwkv-edge",
+    "llama": "llama.cpp",
+    "reference": "numpy",
+    "onnx": "onnxruntime",
+}
 MARKED = re.compile(r"(<!-- draw (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "-"
 
@@ -132,6 +137,21 @@ def sizes_table(reports: list[Report], what: str, size: str) -> list[str]:
     return table((*NAMES, size, "rwkv-edge tok/s", "llama.cpp tok/s", "ratio"), rows)
 
 
+def onnx_table(reports: list[Report]) -> list[str]:
+    """Prompts and decoding in three engines that took turns."""
+    engines = ("numba", "onnx", "llama")
+    rows = []
+    for report in reports:
+        for found in [*find(report, "prefill"), *find(report, "decode")]:
+            medians = [found["medians"].get(engine) for engine in engines]
+            cells = [NOTHING if median is None else f"{median:.1f}" for median in medians]
+            work = f"{found['what']}, {found['size']} tokens"
+            share = f"{found['medians']['onnx'] / found['medians']['numba']:.2f}"
+            rows.append([*names(report), work, *cells, share])
+    heads = [f"{ENGINES[engine]} tok/s" for engine in engines]
+    return table((*NAMES, "work", *heads, "onnxruntime / rwkv-edge"), rows)
+
+
 def start_table(reports: list[Report]) -> list[str]:
     """Loading, starting and memory of the first engine."""
     rows = []
@@ -205,12 +225,23 @@ def of_kind(reports: list[Report], kind: str) -> list[Report]:
     return [report for report in reports if report.get("kind") == kind]
 
 
+def with_onnx(report: Report) -> bool:
+    """Was onnxruntime among the engines? Such a report has a table of its own."""
+    return "onnx" in report["engines"]
+
+
+def of_others(draw: Callable[[list[Report]], list[str]]) -> Callable[[list[Report]], list[str]]:
+    """A table of the reports in which llama.cpp alone is the rival."""
+    return lambda reports: draw([report for report in reports if not with_onnx(report)])
+
+
 TABLES: dict[str, Callable[[list[Report]], list[str]]] = {
     "machine": machine_table,
-    "decode": decode_table,
-    "prefill": prefill_table,
-    "batch": batch_table,
-    "start": start_table,
+    "decode": of_others(decode_table),
+    "prefill": of_others(prefill_table),
+    "batch": of_others(batch_table),
+    "start": of_others(start_table),
+    "onnx": lambda reports: onnx_table([report for report in reports if with_onnx(report)]),
 }
 LONG_TABLES = {"growth": growth_table, "drift": drift_table}
 
@@ -257,6 +288,8 @@ def plot(reports: list[Report], folder: Path) -> list[Path]:
     plt = new_pyplot()
     panels: dict[tuple[str, str], list[Report]] = {}
     for report in reports:
+        if with_onnx(report):
+            continue
         key = (report["model"]["file_type"], report["machine"]["tier"])
         panels.setdefault(key, []).append(report)
     drawings = {

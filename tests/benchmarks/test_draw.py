@@ -57,6 +57,8 @@ Between.
 <!-- end -->
 <!-- draw decode_plot -->
 <!-- end -->
+<!-- draw onnx -->
+<!-- end -->
 
 After: 5 | 6
 """
@@ -123,6 +125,18 @@ def test_what_was_left_out_is_a_dash(tmp_path: Path) -> None:
     text = drawn(tmp_path, report)
     assert "| avx2 | 40.0 | - | - | - | - | - |" in text
     assert "| avx2 | - | - | - | - | - | - | - | - |" in text
+
+
+def test_three_engines_have_a_table_of_their_own(tmp_path: Path) -> None:
+    three = {**speed("decode", 64, 40.0, 16.0)}
+    three["medians"] = {**three["medians"], "onnx": 30.0}
+    engines: dict[str, Any] = {"numba": {}, "llama": {"repacks": True}, "onnx": {}}
+    report = write_report(tmp_path / "b.json", engines=engines, measurements=[three])
+    text = drawn(tmp_path, write_report(tmp_path / "a.json"), report)
+    name = "| 24x2048-zeros90-q4_0 | 1.5B | avx2 |"
+    assert f"{name} decode, 64 tokens | 40.0 | 30.0 | 16.0 | 0.75 |" in text.splitlines()
+    # Nothing of it in the other tables.
+    assert text.count(name) == drawn(tmp_path, tmp_path / "a.json").count(name) + 1
 
 
 def test_a_foreign_report_or_an_unknown_name_is_refused(tmp_path: Path) -> None:
