@@ -188,7 +188,7 @@ def test_plain_floats_meet_the_reference(version, weight_type, gguf_of):
     check(OnnxModel(path), TOKENS, wanted, state)
 
 
-@pytest.mark.parametrize("n_tokens", [1, 2, 31, 32, 33, 1000])
+@pytest.mark.parametrize("n_tokens", [1, 2, 15, 16, 17, 33, 1000])
 @pytest.mark.parametrize("version", list(SHAPES))
 def test_a_prompt_may_have_any_length(version, n_tokens, gguf_of):
     path = gguf_of(version, "F32")
