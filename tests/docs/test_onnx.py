@@ -116,3 +116,10 @@ def test_the_options_it_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"--onnx", "--external-data", "--q4"} <= named
     for option in named - {"--backend"}:
         assert option in shown, option
+
+
+def test_what_is_installed_runs_every_weight_type_by_its_table() -> None:
+    (row,) = re.findall(r"^\| onnxruntime \| ([\d.]+) \| ([\d.]+):", PAGE, re.MULTILINE)
+    needed = max(row, key=lambda version: [int(part) for part in version.split(".")])
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'"onnxruntime>={needed}"' in project
