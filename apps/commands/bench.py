@@ -16,6 +16,7 @@ from rwkv_edge.apps.memory_benchmark import (
     MemoryReport,
     measure_growth,
 )
+from rwkv_edge.apps.runnable import ONNX
 from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.benchmark import Measurement
 from rwkv_edge.errors import InputError
@@ -36,7 +37,8 @@ def bench(
         int, typer.Option(min=1, help="Samples of each, after a warm-up; the median counts.")
     ] = 5,
     against: Annotated[
-        str | None, typer.Option(metavar="ENGINE", help="Another engine to take turns: llama.")
+        str | None,
+        typer.Option(metavar="ENGINE", help="Another engine to take turns: llama or onnx."),
     ] = None,
     soak: Annotated[
         int, typer.Option(min=0, help="Also decode so many tokens and watch memory.")
@@ -57,7 +59,7 @@ def bench(
     alone: Annotated[
         bool, typer.Option("--alone", help="With --memory: without the Transformer.")
     ] = False,
-    backend: options.Backend = "numba",
+    backend: options.Backend = None,
     threads: options.Threads = None,
     json_file: Annotated[
         Path | None,
@@ -68,7 +70,7 @@ def bench(
 
     Prompts, decoding, loading and memory; some minutes for a large model.
     """
-    if against == backend:
+    if against is not None and against == (backend or by_name(model_path)):
         raise typer.BadParameter(f"--against {against} is the engine that is measured itself")
     if not memory and (alone or tokens != DEFAULT_TOKENS):
         raise typer.BadParameter("--tokens and --alone go with --memory")
@@ -101,6 +103,11 @@ def bench(
         show_growth(report)
     else:
         show(report)
+
+
+def by_name(path: Path) -> str:
+    """The engine that a file of this name takes, most likely."""
+    return ONNX if path.suffix.lower() == ".onnx" else "numba"
 
 
 def counts(text: str, option: str) -> tuple[int, ...]:
