@@ -18,6 +18,7 @@ from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synt
 from tests.exported import file_for
 
 from .conftest import Run
+from .test_chat import Terminal
 
 pytest.importorskip("onnxruntime")
 
@@ -223,3 +224,23 @@ def test_what_was_exported_is_gone_after_a_signal(
     assert process.returncode == 128 + signal.SIGTERM
     assert left_in(temporary) == []
     assert endless_gguf.is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+@pytest.mark.parametrize("answering", [False, True])
+def test_a_signal_ends_a_conversation_that_ctrl_c_would_not_end(
+    start_process: Callable[..., "subprocess.Popen[str]"],
+    endless_gguf: Path,
+    temporary: Path,
+    answering: bool,
+) -> None:
+    options = ("-n", 10_000_000, "--seed", 1, "--backend", "onnx")
+    terminal = Terminal(start_process, "chat", endless_gguf, *options)
+    terminal.wait_for("> ")
+    assert left_in(temporary)
+    if answering:
+        terminal.type("Hello")
+        terminal.wait_for("\n")
+    terminal.signal(signal.SIGTERM)
+    assert terminal.process.wait(60) == 128 + signal.SIGTERM
+    assert left_in(temporary) == []
