@@ -1,6 +1,7 @@
 """docs/onnx.md says what is true: its programs run, with onnxruntime alone, and its tables fit."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwkv_edge import Model
+from rwkv_edge.apps.cli import main
 from rwkv_edge.arch import architecture_of
 from rwkv_edge.builtin import checkpoint_path
 from rwkv_edge.converters.convert import convert
@@ -62,10 +64,24 @@ def test_it_is_15_lines() -> None:
 def test_its_programs_write_what_the_reference_writes_and_go_on_from_the_state(
     export: Export, tmp_path: Path
 ) -> None:
-    (tmp_path / "model.onnx").symlink_to(export("F32"))
+    shutil.copy(export("F32"), tmp_path / "model.onnx")
     convert(checkpoint_path(), tmp_path / "model.gguf", "F32")
     expected = expected_of(tmp_path / "model.gguf", 2 * N_TOKENS)
     assert written_by(PLAIN + BOUND, tmp_path) == expected
+
+
+# The same onnxruntime on the same file: not a logit differs.
+@pytest.mark.parametrize("weight_type", ["F16", "Q8_0", "Q4_0"])
+def test_its_program_writes_what_the_engine_here_writes(
+    weight_type: str, export: Export, tmp_path: Path
+) -> None:
+    model = export(weight_type, external_data=True)
+    (data,) = model.parent.glob(f"{model.stem}.*.data")
+    shutil.copy(model, tmp_path / "model.onnx")
+    shutil.copy(data, tmp_path)
+    with Model.load(model) as engine:
+        expected = engine.generate(PROMPT, max_tokens=N_TOKENS, temperature=0)
+    assert written_by(PLAIN, tmp_path).decode() == expected
 
 
 def test_its_program_runs_a_version_with_other_state_arrays(tmp_path: Path) -> None:
@@ -91,3 +107,19 @@ def test_its_table_of_states_is_that_of_every_version() -> None:
         assert re.findall(r"`(\w+)`", table) == list(shapes)
         assert ("pp" in shapes) == ("-1e30" in remark)
         assert all(shape[:1] == (2,) for shape in shapes.values())
+
+
+def test_the_options_it_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["convert", "--help"])
+    shown = capsys.readouterr().out
+    named = set(re.findall(r"(?<![\w-])(--[a-z][\w-]*)", PAGE)) - {"--directory"}
+    assert {"--onnx", "--external-data", "--q4"} <= named
+    for option in named - {"--backend"}:
+        assert option in shown, option
+
+
+def test_what_is_installed_runs_every_weight_type_by_its_table() -> None:
+    (row,) = re.findall(r"^\| onnxruntime \| ([\d.]+) \| ([\d.]+):", PAGE, re.MULTILINE)
+    needed = max(row, key=lambda version: [int(part) for part in version.split(".")])
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'"onnxruntime>={needed}"' in project
