@@ -139,5 +139,6 @@ def inverse_of_rest(A: Value) -> Value:
 def below_blocks(size: int) -> Float32Array:
     """(CHUNK, CHUNK): ones where the second of each two blocks of this size takes of the first."""
     block = np.arange(CHUNK) // size
-    ones: Float32Array = (block[:, None] == block + 1) & (block % 2 == 0)
-    return ones.astype(np.float32)
+    is_below = (block[:, None] == block + 1) & (block % 2 == 0)
+    ones: Float32Array = is_below.astype(np.float32)
+    return ones
