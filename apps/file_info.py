@@ -4,11 +4,17 @@ from pathlib import Path
 
 from rwkv_edge.apps.inspection.checkpoint import describe_checkpoint
 from rwkv_edge.apps.inspection.gguf_model import describe_gguf
+from rwkv_edge.apps.inspection.onnx_model import (
+    describe_data,
+    describe_lost_data,
+    describe_onnx,
+)
 from rwkv_edge.apps.inspection.other_files import describe_other
 from rwkv_edge.apps.inspection.saved_state import describe_state, state_metadata
 from rwkv_edge.apps.inspection.schema import FileInfo
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.gguf_reader import MAGIC, require_no_pipe
+from rwkv_edge.onnx_reader import is_onnx
 
 
 def describe_file(path: Path) -> FileInfo:
@@ -24,13 +30,15 @@ def describe_file(path: Path) -> FileInfo:
         magic = file.read(len(MAGIC))
     if magic == MAGIC:
         return describe_gguf(path)
+    if is_onnx(path):
+        return describe_onnx(path)
     state = state_metadata(path)
     if state is not None:
         return describe_state(path, state)
     try:
         return describe_weights(path)
     except FormatError:
-        other = describe_other(path)
+        other = describe_data(path) or describe_other(path) or describe_lost_data(path)
         if other is None:
             raise
         return other

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from rwkv_edge.arch import TensorSpec
+from rwkv_edge.arch import Role, TensorSpec
 from rwkv_edge.converters.arch import AsStored, Source, Unchanged
 from rwkv_edge.converters.arch.base import Stacked
 from rwkv_edge.converters.carried_keys import CarriedKeys, carried_keys
@@ -16,6 +16,7 @@ from rwkv_edge.converters.checkpoints.tensors import (
 from rwkv_edge.errors import FormatError, UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
+from rwkv_edge.quant import F32
 
 # How many names a note shows.
 N_SHOWN = 3
@@ -26,7 +27,8 @@ def schema_of_gguf(
 ) -> tuple[Directory, Hyperparameters, dict[str, Source], CarriedKeys]:
     """The tensors in the schema's shapes, what they make, where each comes from, and the keys.
 
-    as_stored: tensors keep the format that they have, whichever that is.
+    as_stored: tensors keep the format that they have, whichever that is; but vectors become
+    float32, as in every file that is written here.
     Raises FormatError, UnsupportedModelError.
     """
     try:
@@ -53,7 +55,7 @@ def schema_of_gguf(
             tensors[name] = in_place(directory, name, spec if stored is not None else None)
         if stored is None:
             sources[spec.name] = Stacked(names)
-        elif as_stored:
+        elif as_stored and (spec.role is not Role.VECTOR or formats[spec.name] is F32):
             sources[spec.name] = Unchanged(spec.name, formats[spec.name])
         else:
             sources[spec.name] = AsStored(spec.name)

@@ -98,7 +98,7 @@ def planned_tensors(hyperparameters: Hyperparameters, weight_type: str) -> list[
 
 
 def tensors_as_stored(model: ModelSource) -> list[PlannedTensor]:
-    """Every tensor in the format that it has in its GGUF; what older files part is float32."""
+    """Every tensor in the format that it has in its GGUF; what has another source is float32."""
     specs = architecture_of(model.hyperparameters.version).tensors(model.hyperparameters)
     sources = ((spec, model.sources[spec.name]) for spec in specs)
     return [

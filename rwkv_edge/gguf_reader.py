@@ -348,6 +348,9 @@ def not_gguf(magic: bytes) -> str:
         return "the file is empty"
     if magic[:2] == b"PK":
         return "this is a .pth checkpoint; run rwkv-edge convert on it first"
+    # Field 1 of an ONNX, its version as a number, and then a field with a length.
+    if magic[:1] == b"\x08" and magic[2:3] and magic[2] & 7 == 2:
+        return "this seems to be an ONNX; wanted the GGUF of the same model"
     if magic == MAGIC[::-1]:
         return "this GGUF is big-endian, which no laptop reads; convert it again"
     return "this is not a GGUF file; rwkv-edge convert makes one from a .pth checkpoint"

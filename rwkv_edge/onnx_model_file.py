@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rwkv_edge.arch import Role, Shape, TensorSpec
 from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
+from rwkv_edge.fingerprint import N_DIGITS
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_metadata import ModelMetadata, architecture_in
 from rwkv_edge.onnx_parts import OnnxTensor, OnnxValue, type_name
@@ -18,7 +19,7 @@ from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0, QuantFormat
 FORMAT_KEY = "rwkv_edge.onnx_format"
 FORMAT = 1
 FINGERPRINT_KEY = "rwkv_edge.fingerprint"
-FINGERPRINT = re.compile("[0-9a-f]{32}")
+FINGERPRINT = re.compile(f"[0-9a-f]{{{N_DIGITS}}}")
 # Element types, as ONNX numbers them.
 FLOAT, UINT8, INT64 = 1, 2, 7
 PLAIN_FORMATS: dict[int, type[QuantFormat]] = {FLOAT: F32, 10: F16, 16: BF16}

@@ -23,8 +23,8 @@ MAX_FIELD_NUMBER = (1 << 29) - 1
 MAX_FIELDS = 1 << 19
 # A name in a model takes some ten bytes; what foreign exporters make of paths, some hundred.
 MAX_NAME_BYTES = 4096
-# All texts together. World's vocabulary is 1.2 MB of JSON, and a text may take four times its bytes
-# in memory, once as JSON and once as what that says.
+# All texts together. World's vocabulary is 0.8 MB of JSON; of other texts, what they take in memory
+# while they are read may be several times as much.
 MAX_TEXT_BYTES = 16 << 20
 
 

@@ -125,3 +125,33 @@ def raw_tensor(name: str, data_type: int, array: "np.ndarray[Any, Any]") -> Tens
     """An initializer of these bytes."""
     raw = np.ascontiguousarray(array).tobytes()
     return TensorProto(name=name, data_type=data_type, dims=array.shape, raw_data=raw)
+
+
+def written_by_onnx(path: Path, **options: Any) -> dict[str, Any]:
+    """A file with a tensor of every type that numpy has, every way to say a shape; gives arrays."""
+    random = np.random.default_rng(1)
+    names = ["float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool", "float16"]
+    names += ["float64", "uint32", "uint64", "complex64", "complex128"]
+    arrays = {name: (100 * random.standard_normal((3, 1, 17))).astype(name) for name in names}
+    arrays |= {"scalar": np.array(7.5, np.float32), "empty": np.zeros((0, 3), np.float32)}
+    initializers = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    initializers.append(helper.make_tensor("typed", TensorProto.INT64, [2], [-1, 5]))
+    initializers.append(helper.make_tensor("texts", TensorProto.STRING, [2], [b"a", b"bc"]))
+    value = helper.make_tensor_value_info
+    inputs = [
+        value("tokens", TensorProto.INT64, ["T"]),
+        value("x", TensorProto.FLOAT, [2, None, "größer"]),
+    ]
+    inputs += [value("scalar_in", TensorProto.FLOAT, []), value("unknown", TensorProto.FLOAT, None)]
+    inputs.append(helper.make_tensor_sequence_value_info("many", TensorProto.FLOAT, ["N"]))
+    nodes = [helper.make_node("Identity", ["x"], [f"y{i}"]) for i in range(3)]
+    graph = helper.make_graph(
+        nodes, "g", inputs, [value("y0", TensorProto.FLOAT, None)], initializers
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    made = helper.make_model(
+        graph, producer_name="rwkv-edge", producer_version="0.9", opset_imports=opsets, ir_version=9
+    )
+    helper.set_model_props(made, {"a": "text", "b": "1"})
+    onnx.save(made, path, **options)
+    return arrays

@@ -348,6 +348,8 @@ def test_big_endian_files_are_named_as_such(path: Path) -> None:
         (b"PK\x03\x04" + bytes(99), "run rwkv-edge convert on it first"),
         (b"GGU", "not a GGUF file"),
         (b"<html>", "not a GGUF file"),
+        (b"\x08\x0a\x12\x09rwkv-edge", "seems to be an ONNX; wanted the GGUF of the same model"),
+        (b"\x08\x0a", "not a GGUF file"),
         (b"GGUF" + struct.pack("<I", 1) + bytes(64), "GGUF version 1 is not"),
         (b"GGUF" + struct.pack("<I", 4) + bytes(64), "GGUF version 4 is not"),
     ],

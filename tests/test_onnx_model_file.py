@@ -11,6 +11,7 @@ import pytest
 
 from rwkv_edge import FormatError, RwkvEdgeError, UnsupportedModelError
 from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.onnx.export import convert_to_onnx
 from rwkv_edge.converters.synthetic import (
     SYNTHETIC_VERSIONS,
     synthetic_hyperparameters,
@@ -98,6 +99,31 @@ def test_an_onnx_says_of_its_model_what_the_gguf_of_the_same_says(
         n_unread = sum(wanted.tensor(name).raw.nbytes for name in unread if "v0" not in name)
         assert wanted.bytes_per_token - n_unread <= found.bytes_per_token
         assert found.bytes_per_token <= ratio * wanted.bytes_per_token
+
+
+@pytest.mark.parametrize("version", SYNTHETIC_VERSIONS)
+@pytest.mark.parametrize(("weight_type", "external"), [("F16", True), ("Q4_0", False)])
+def test_what_is_exported_is_read_as_the_gguf_of_the_same_checkpoint(
+    ggufs: Callable[[str, str], Path],
+    tmp_path: Path,
+    version: str,
+    weight_type: str,
+    external: bool,
+) -> None:
+    gguf = ggufs(version, weight_type)
+    summary = convert_to_onnx(gguf, tmp_path / "m.onnx", None, external_data=external)
+    with closing(ModelFile(gguf)) as wanted, closing(OnnxModelFile(tmp_path / "m.onnx")) as found:
+        assert found.onnx.locations == ([summary.data_path.name] if summary.data_path else [])
+        assert bool(found.onnx.locations) == external
+        for fact in ("hyperparameters", "fingerprint", "file_type", "n_parameters", "name"):
+            assert getattr(found, fact) == getattr(wanted, fact)
+        assert found.onnx.n_nodes > 100
+        for key, value in wanted.metadata.items():
+            assert np.array_equal(found.metadata[key], value)  # type: ignore[arg-type]
+        for name, quant in found.formats.items():
+            assert quant is wanted.tensor(name).quant_format
+            if quant.block_len == 1:
+                assert found.onnx.tensors[name].raw.tobytes() == wanted.tensor(name).raw.tobytes()
 
 
 def test_keys_of_every_kind_come_back_as_the_gguf_has_them(write: Write, words_gguf: Path) -> None:

@@ -8,13 +8,17 @@ import typer
 
 from rwkv_edge.apps import console, options
 from rwkv_edge.apps.file_info import describe_file
-from rwkv_edge.apps.inspection.schema import EngineInfo, FileInfo, TokenizerInfo
+from rwkv_edge.apps.inspection.schema import EngineInfo, FileInfo, TokenizerInfo, ValueInfo
 from rwkv_edge.apps.inspection.words import (
     memory_facts,
     memory_in_words,
     shape_facts,
     write_types,
 )
+from rwkv_edge.errors import shown
+
+# Inputs and outputs that are listed before the rest is counted.
+MAX_VALUES = 16
 
 
 def info(
@@ -26,7 +30,7 @@ def info(
 ) -> None:
     """Say what a file is, and what it takes to run.
 
-    A checkpoint, a GGUF, an adapter, a state, a tokenizer: weights are not read.
+    A checkpoint, a GGUF, an ONNX, an adapter, a state, a tokenizer: weights are not read.
     """
     found = describe_file(file)
     if as_json:
@@ -60,6 +64,8 @@ def show(found: FileInfo, list_tensors: bool) -> None:
         write_types(found.types)
     if found.targets:
         show_targets(found)
+    show_values("input", found.inputs)
+    show_values("output", found.outputs)
     if list_tensors and found.tensors:
         print()
         console.write_table(
@@ -88,6 +94,26 @@ def show_targets(found: FileInfo) -> None:
     )
     if not all(target.is_exact for target in found.targets):
         print("Sizes are without the tokenizer, which is not there.")
+
+
+def show_values(what: str, values: Sequence[ValueInfo]) -> None:
+    """What a graph takes or gives: the first of them, and how many more; nothing for none."""
+    if not values:
+        return
+    print()
+    console.write_table(
+        (what, "type", "shape"),
+        [
+            (
+                shown(v.name),
+                v.dtype,
+                "-" if v.shape is None else shown(" x ".join(map(str, v.shape))),
+            )
+            for v in values[:MAX_VALUES]
+        ],
+    )
+    if len(values) > MAX_VALUES:
+        print(f"and {len(values) - MAX_VALUES:,} more")
 
 
 def tokenizer_in_words(tokenizer: TokenizerInfo) -> str:

@@ -86,7 +86,12 @@ def runnable(facts: FileInfo) -> FileInfo:
         specs = model.architecture.tensors(hp)
         formats = {spec.name: model.tensor(spec.name).quant_format for spec in specs}
         details = {**facts.details, "weight type": model.file_type}
-    engines = engines_for(hp, set(formats.values()))
+    engines = tuple(
+        replace(engine, missing="rwkv-edge convert --onnx")
+        if engine.name == "onnx" and engine.problem is engine.missing is None
+        else engine
+        for engine in engines_for(hp, set(formats.values()))
+    )
     targets = targets_from_gguf(facts.path)
     assert facts.tokenizer is not None
     problem = facts.tokenizer.problem

@@ -34,6 +34,18 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class ValueInfo:
+    """An input or output of a graph.
+
+    shape: numbers, and names of dimensions that a run decides; None where nothing is said.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+
+@dataclass(frozen=True)
 class TypeTotal:
     """All tensors of one type, added up."""
 
@@ -61,7 +73,7 @@ class TokenizerInfo:
 class EngineInfo:
     """One engine: problem says why it cannot run the model, None if it can.
 
-    missing: what to install first, None if it is here.
+    missing: what to run first, to install it or to make the file that it takes; None for nothing.
     """
 
     name: str
@@ -92,7 +104,7 @@ class FileInfo:
     types: of the tensors. engines: which can run the model, once it is converted if it is no GGUF.
     memory: to run a GGUF in the numba engine, None where that cannot. targets: what it can be
     converted to. problem: why it can be neither run nor converted, in one sentence. advice: what
-    to do with it. details: further facts, by name.
+    to do with it. details: further facts, by name. inputs, outputs: of an ONNX.
     """
 
     path: Path
@@ -113,6 +125,8 @@ class FileInfo:
     advice: str | None = None
     details: dict[str, str] = field(default_factory=dict)
     tensors: tuple[TensorInfo, ...] = ()
+    inputs: tuple[ValueInfo, ...] = ()
+    outputs: tuple[ValueInfo, ...] = ()
 
 
 def totals(tensors: Iterable[tuple[str, int]]) -> tuple[TypeTotal, ...]:

@@ -21,6 +21,7 @@ from rwkv_edge.converters.checkpoints.tar import looks_like_tar
 from rwkv_edge.converters.checkpoints.tensors import Directory
 from rwkv_edge.errors import FormatError
 from rwkv_edge.gguf_reader import MAGIC
+from rwkv_edge.onnx_reader import is_onnx
 
 HEAD_BYTES = 512
 # The container whose tensors are those of a GGUF already.
@@ -136,6 +137,10 @@ def container_of(path: Path) -> Container:
     for magic, sentence in FOREIGN_MAGICS.items():
         if head.data.lstrip().startswith(magic):
             raise FormatError(f"{path}: {sentence}")
+    if is_onnx(path):
+        raise FormatError(
+            f"{path}: is an ONNX; convert the checkpoint or the GGUF that it was made from"
+        )
     titles = ", ".join(container.title for container in CONTAINERS)
     raise FormatError(
         f"{path}: is neither a .pth nor a safetensors file, nor any other of those that are known "

@@ -25,7 +25,6 @@ from rwkv_edge.converters.convert import (
 )
 from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.plan import ConversionPlan
-from rwkv_edge.converters.weight_types import weight_type_of
 from rwkv_edge.errors import BackendUnavailableError, InputError, UnsupportedModelError
 from rwkv_edge.fingerprint import Fingerprint
 from rwkv_edge.model_file import ADAPTERS_KEY
@@ -46,6 +45,21 @@ class OnnxPlan:
     gguf: ConversionPlan
     layout: "ModelLayout"
     notes: tuple[str, ...]
+
+    @property
+    def tensors(self) -> list[PlannedTensor]:
+        """Those of the GGUF that something reads."""
+        return read_tensors(self.gguf)
+
+    @property
+    def tensor_bytes(self) -> dict[str, int]:
+        """Bytes of all tensors that the model holds, by their GGUF names."""
+        from rwkv_edge.converters.onnx.stored_weights import initializers_of
+
+        return {
+            tensor.spec.name: sum(weight.n_bytes for weight in initializers_of(tensor))
+            for tensor in self.tensors
+        }
 
     @property
     def weights_bytes(self) -> int:
@@ -108,7 +122,13 @@ def convert_to_onnx(
         ):
             data = plan.layout.write(pieces, metadata)
     summary = summary_of(plan.gguf, destination, began)
-    return replace(summary, notes=plan.notes, data_path=data, data_bytes=plan.layout.data_bytes)
+    return replace(
+        summary,
+        n_tensors=len(plan.tensors),
+        notes=plan.notes,
+        data_path=data,
+        data_bytes=plan.layout.data_bytes,
+    )
 
 
 @contextmanager
@@ -125,10 +145,10 @@ def planned_onnx(
 
     The checkpoint is open until the block ends. Raises RwkvEdgeError.
     """
-    if weight_type is not None and weight_type_of(weight_type).name not in WEIGHT_TYPES:
+    if weight_type is not None and weight_type not in WEIGHT_TYPES:
         raise InputError(
             f"weight type {weight_type}: an ONNX model holds {', '.join(WEIGHT_TYPES)}; "
-            "choose one of these, or write a GGUF"
+            "choose one of these, or convert to a GGUF"
         )
     require_onnx()
     from rwkv_edge.converters.onnx.metadata import metadata_props
@@ -139,17 +159,10 @@ def planned_onnx(
     with planned(source, destination, weight_type, tokenizer=tokenizer, adapters=adapters) as plan:
         for tensor in plan.tensors:
             require_stored(source, tensor)
-        hp = plan.hyperparameters
-        unread = architecture_of(hp.version).unread(hp)
         layout = ModelLayout(
             destination,
-            build_model(hp, plan.tensors),
-            [
-                weight
-                for tensor in plan.tensors
-                if tensor.spec.name not in unread
-                for weight in initializers_of(tensor)
-            ],
+            build_model(plan.hyperparameters, plan.tensors),
+            [weight for tensor in read_tensors(plan) for weight in initializers_of(tensor)],
             metadata_props(plan.header),
             external=external_data,
         )
@@ -175,13 +188,12 @@ def weight_pieces(
     """
     from rwkv_edge.converters.onnx.stored_weights import initializers_of, split_blocks
 
-    hp = plan.gguf.hyperparameters
-    unread = architecture_of(hp.version).unread(hp)
+    written = {tensor.spec.name for tensor in plan.tensors}
     kept: list[list[Bytes]] = []
     for tensor, piece in blocks:
         if piece is not None and tensor.spec.role is Role.VECTOR:
             fingerprint.add_vector(tensor.quant.decode(piece, tensor.spec.shape[-1]))
-        if tensor.spec.name in unread:
+        if tensor.spec.name not in written:
             continue
         if piece is not None:
             first, *others = split_blocks(tensor.quant, piece)
@@ -198,6 +210,13 @@ def weight_pieces(
                 report.add(part.nbytes)
             yield None
         kept = []
+
+
+def read_tensors(plan: ConversionPlan) -> list[PlannedTensor]:
+    """Tensors without those that a GGUF has because llama.cpp asks: onnxruntime would warn."""
+    hp = plan.hyperparameters
+    unread = architecture_of(hp.version).unread(hp)
+    return [tensor for tensor in plan.tensors if tensor.spec.name not in unread]
 
 
 def require_stored(path: Path, tensor: PlannedTensor) -> None:

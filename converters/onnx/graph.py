@@ -64,9 +64,13 @@ class Value:
         end = np.iinfo(np.int64).max if stop is None else stop
         return self.graph.op("Slice", self, *(np.array([n], np.int64) for n in (start, end, 0)))
 
-    def split(self, n: int) -> list["Value"]:
-        """Equal parts of the first axis, which they keep."""
-        return self.graph.ops("Split", self, n_outputs=n, axis=0, num_outputs=n)
+    def split(self, n: int, axis: int = 0) -> list["Value"]:
+        """Equal parts of an axis, which they keep."""
+        return self.graph.ops("Split", self, n_outputs=n, axis=axis, num_outputs=n)
+
+    def transpose(self, *axes: int) -> "Value":
+        """The axes in another order."""
+        return self.graph.op("Transpose", self, perm=axes)
 
 
 Operand = Value | float | Array
@@ -159,6 +163,34 @@ class Graph:
             body=inner.proto("recurrence"),
         )
         return after, ys
+
+    def branch(
+        self,
+        condition: Value,
+        chosen: Callable[..., list[Value]],
+        otherwise: Callable[..., list[Value]],
+        operands: Sequence[Value],
+    ) -> list[Value]:
+        """chosen(*operands) where the condition holds, else otherwise(*operands).
+
+        Each may give results of other shapes, but as many.
+        """
+        bodies = []
+        for make in (chosen, otherwise):
+            inner = Graph(f"{self.new_name('branch')}_")
+            # A body sees all that stands before it; its nodes are to be its own.
+            results = make(*(Value(inner, operand.name) for operand in operands))
+            for value in results:
+                info = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, None)
+                inner.outputs.append(info)
+            bodies.append(inner.proto("branch"))
+        return self.ops(
+            "If",
+            condition,
+            n_outputs=len(bodies[0].output),
+            then_branch=bodies[0],
+            else_branch=bodies[1],
+        )
 
     def proto(self, name: str) -> GraphProto:
         """The graph as ONNX holds it, with no weights but the constants."""

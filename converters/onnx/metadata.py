@@ -9,11 +9,8 @@ from gguf.gguf_writer import GGUFValue
 
 from rwkv_edge.converters.gguf_file import GgufHeader, writer_of
 from rwkv_edge.fingerprint import N_DIGITS
+from rwkv_edge.onnx_model_file import FINGERPRINT_KEY, FORMAT, FORMAT_KEY
 
-FORMAT_KEY = "rwkv_edge.onnx_format"
-# Raised when a reader of today would misread the file.
-FORMAT = 1
-FINGERPRINT_KEY = "rwkv_edge.fingerprint"
 # What stands in the place of a fingerprint that is not known yet.
 UNKNOWN_FINGERPRINT = "0" * N_DIGITS
 

@@ -7,7 +7,6 @@ data file beside it.
 """
 
 import contextlib
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +16,11 @@ from typing import BinaryIO
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from rwkv_edge.atomic_file import atomic_write, remove_leftovers
-from rwkv_edge.converters.onnx.metadata import FORMAT_KEY
 from rwkv_edge.converters.onnx.stored_weights import Initializer
-from rwkv_edge.errors import InputError
+from rwkv_edge.errors import InputError, RwkvEdgeError
+from rwkv_edge.onnx_model_file import FORMAT_KEY
+from rwkv_edge.onnx_parts import is_plain_name
+from rwkv_edge.onnx_reader import OnnxFile
 from rwkv_edge.quant import Bytes
 
 # The most that protobuf's readers take in one message.
@@ -27,8 +28,6 @@ MAX_MODEL_BYTES = (1 << 31) - 1
 # Of the data file: where a reader may map what begins there, and the least that is worth it.
 DATA_ALIGNMENT = 4096
 MIN_DATA_BYTES = 1024
-# A model with a data file is nodes and a tokenizer: one that is larger has none.
-MAX_MODEL_BYTES_WITH_DATA = 128 << 20
 # Protobuf's word for a field that stands behind its length.
 LENGTH_DELIMITED = 2
 
@@ -60,13 +59,13 @@ class ModelLayout:
         head = ModelProto()
         head.CopyFrom(model)
         head.ClearField("graph")
-        self._head = head.SerializeToString(deterministic=True)
-        self._graph = model.graph.SerializeToString(deterministic=True)
+        self._head: bytes = head.SerializeToString(deterministic=True)
+        self._graph: bytes = model.graph.SerializeToString(deterministic=True)
         self._n_metadata_bytes = len(metadata_fields(metadata))
         self._places: dict[str, int] = {}
         self.data_bytes = 0
         if external or self.model_bytes > MAX_MODEL_BYTES:
-            require_utf8(path)
+            require_plain_name(self.data_path())
             for weight in self.weights:
                 if weight.n_bytes >= MIN_DATA_BYTES:
                     self._places[weight.name] = aligned(self.data_bytes)
@@ -108,7 +107,7 @@ class ModelLayout:
         number = GraphProto.INITIALIZER_FIELD_NUMBER
         place = self._places.get(weight.name)
         if place is None:
-            head = tensor.SerializeToString(deterministic=True)
+            head: bytes = tensor.SerializeToString(deterministic=True)
             head += field_start(TensorProto.RAW_DATA_FIELD_NUMBER, weight.n_bytes)
             return field_start(number, len(head) + weight.n_bytes) + head
         tensor.data_location = TensorProto.EXTERNAL
@@ -118,7 +117,7 @@ class ModelLayout:
             ("length", weight.n_bytes),
         ):
             tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))
-        whole = tensor.SerializeToString(deterministic=True)
+        whole: bytes = tensor.SerializeToString(deterministic=True)
         return field_start(number, len(whole)) + whole
 
     def write(self, pieces: Pieces, metadata: Callable[[], Mapping[str, str]]) -> Path | None:
@@ -128,8 +127,9 @@ class ModelLayout:
         new one is whole, and takes its data file along when it goes. Raises OSError.
         """
         older = data_file_of(self.path)
-        # Of one that was killed, and had a data file where this one may have none.
-        remove_leftovers(self._unnamed_data)
+        # Of processes that were killed: this one may have no data file, or end before the model.
+        for path in (self._unnamed_data, self.path):
+            remove_leftovers(path)
         coming = iter(pieces)
         data = self._write_both(coming, metadata) if self.is_external else None
         if data is None:
@@ -222,7 +222,8 @@ def metadata_fields(metadata: Mapping[str, str]) -> bytes:
     entries = ModelProto()
     for key, value in metadata.items():
         entries.metadata_props.append(StringStringEntryProto(key=key, value=value))
-    return entries.SerializeToString(deterministic=True)
+    fields: bytes = entries.SerializeToString(deterministic=True)
+    return fields
 
 
 def bytes_of(weight: Initializer, coming: Iterator[Bytes | None]) -> Iterator[Bytes]:
@@ -242,15 +243,16 @@ def require_end(coming: Iterator[Bytes | None]) -> None:
         raise AssertionError("more pieces than weights")
 
 
-def require_utf8(path: Path) -> None:
-    """Raise InputError for a model whose data file could not be named in it."""
+def require_plain_name(data: Path) -> None:
+    """Raise InputError for a data file that a model could not name."""
     try:
-        path.stem.encode("utf-8")
+        if is_plain_name(data.name):
+            return
     except UnicodeEncodeError:
-        raise InputError(
-            f"{str(path)!a}: its name is not UTF-8, which a model with a data file needs; "
-            "name another file to write"
-        ) from None
+        pass
+    raise InputError(
+        f"{str(data)!a}: no model can name such a data file; give the model a plain name"
+    )
 
 
 def aligned(n_bytes: int) -> int:
@@ -261,17 +263,9 @@ def aligned(n_bytes: int) -> int:
 def data_file_of(path: Path) -> Path | None:
     """The data file of the model that stands there, if it has one and it was written here."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_MODEL_BYTES_WITH_DATA)
-    except OSError:
+        with OnnxFile(path) as model:
+            locations = model.locations if FORMAT_KEY in model.metadata else []
+    except (RwkvEdgeError, OSError):
         return None
-    stem = os.fsencode(path.stem)
-    # In a model, its name stands as the second field of an entry, behind its length.
-    start = field_start(
-        StringStringEntryProto.VALUE_FIELD_NUMBER, len(stem) + len(".12345678.data")
-    )
-    pattern = re.escape(start) + b"(" + re.escape(stem) + rb"\.[0-9a-f]{8}\.data)"
-    names = set(re.findall(pattern, content))
-    if len(names) != 1 or FORMAT_KEY.encode() not in content:
-        return None
-    return path.with_name(os.fsdecode(names.pop()))
+    own = re.compile(rf"{re.escape(path.stem)}\.[0-9a-f]{{8}}\.data")
+    return next((path.with_name(name) for name in locations if own.fullmatch(name)), None)

@@ -1,13 +1,13 @@
-"""RWKV-7 as its paper states it (arXiv 2503.14456), all tokens of a call at once.
+"""RWKV-7 as its paper states it (arXiv 2503.14456), all tokens of a call at once."""
 
-Only the recurrence takes them one after the other.
-"""
+from functools import cached_property
 
 import numpy as np
 
 from rwkv_edge.arch.rwkv7 import LERPS
 from rwkv_edge.converters.onnx.graph import Value
 from rwkv_edge.converters.onnx.layers import ModelGraph
+from rwkv_edge.converters.onnx.wkv7 import goes_in_chunks, wkv7
 
 # What a decay is at most in magnitude: w = exp(-exp(-0.5) sigmoid(...)).
 DECAY_SCALE = float(np.exp(-0.5))
@@ -17,6 +17,11 @@ LEAST_NORM = 1e-12
 
 class Rwkv7Graph(ModelGraph):
     """S = S diag(w) - (S kk) (kk a)^T + v k^T; y = S r."""
+
+    @cached_property
+    def is_prompt(self) -> Value:
+        """Are there many tokens? Then the recurrence takes them in chunks."""
+        return goes_in_chunks(self.tokens)
 
     def layer(self, layer: int, x: Value, v_first: Value | None) -> tuple[Value, Value | None]:
         """x += time_mix(ln1(x)); x += channel_mix(ln2(x))."""
@@ -37,12 +42,11 @@ class Rwkv7Graph(ModelGraph):
             return self.product(z, f"{block}_{name}.weight", bias)
 
         shift = self.token_shift(x, "att_x", layer)
-        lerps = p("lerp_fused", len(LERPS), 1, hp.n_embd).split(len(LERPS))
-        x_r, x_w, x_k, x_v, x_a, x_g = (x + shift * mu.reshape(1, hp.n_embd) for mu in lerps)
+        mu = p("lerp_fused", len(LERPS), 1, hp.n_embd)
+        x_r, x_w, x_k, x_v, x_a, x_g = self.lerps(x, shift, mu, len(LERPS))
 
         r, k, v = times(x_r, "receptance"), times(x_k, "key"), times(x_v, "value")
-        w = self.sigmoid(times(self.tanh(times(x_w, "w1")), "w2", p("w0")))
-        w = self.exp(w * -DECAY_SCALE)
+        log_w = self.sigmoid(times(self.tanh(times(x_w, "w1")), "w2", p("w0"))) * -DECAY_SCALE
         a = self.sigmoid(times(times(x_a, "a1"), "a2", p("a0")))
         g = times(self.sigmoid(times(x_g, "g1")), "g2")
         if v_first is None:
@@ -55,39 +59,23 @@ class Rwkv7Graph(ModelGraph):
         kk = kk / self.graph.op("Max", norm, LEAST_NORM)
         k = k * (a * p("k_a") + (-p("k_a") + 1.0))
 
-        y = self.wkv(layer, r, w, k, v, kk, kk * self.heads(a))
+        y = self.wkv(layer, r, log_w, k, v, kk, kk * self.heads(a))
         y = self.group_norm(y, f"{block}_ln")
         rk = self.heads(r * k * p("r_k"))
         bonus = self.graph.op("ReduceSum", rk, np.array([-1]), keepdims=1) * self.heads(v)
         return times((y + bonus.reshape(0, hp.n_embd)) * g, "output"), v_first
 
     def wkv(
-        self, layer: int, r: Value, w: Value, k: Value, v: Value, kk: Value, kka: Value
+        self, layer: int, r: Value, log_w: Value, k: Value, v: Value, kk: Value, kka: Value
     ) -> Value:
         """The recurrence: (T, C) each, kk and kk a as heads; y as heads. Advances the state."""
         H, N = self.hyperparameters.n_head, self.hyperparameters.head_size
-
-        def row(z: Value) -> Value:
-            return self.heads(z, H, 1, N)
-
-        def column(z: Value) -> Value:
-            return self.heads(z, H, N, 1)
-
-        def step(
-            S: Value, r: Value, w: Value, k: Value, v: Value, kk: Value, kka: Value
-        ) -> tuple[list[Value], Value]:
-            # Both outer products in one, which spares a pass over S: [-(S kk), v] [kk a; k].
-            concat = S.graph.op
-            left = concat("Concat", -(S @ kk), v, axis=-1)
-            S = S * w + left @ concat("Concat", kka, k, axis=-2)
-            return [S], S @ r
-
-        operands = [column(r), row(w), row(k), column(v), column(kk), row(kka)]
-        # The body sees no layer axis before the heads.
+        # No layer axis before the heads.
         S = self.state("wkv", layer).reshape(H, N, N)
-        [S], y = self.graph.scan(step, [S], operands)
+        flat = (z.reshape(0, H * N) for z in (kk, kka))
+        S, y = wkv7(self.is_prompt, H, N, S, r, log_w, k, v, *flat)
         self.set_state("wkv", layer, S.reshape(1, H, N, N))
-        return self.heads(y)
+        return y
 
     def channel_mix(self, layer: int, x: Value) -> Value:
         """(T, C) to (T, C); advances ffn_x of the layer."""

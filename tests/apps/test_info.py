@@ -140,6 +140,7 @@ def test_an_engine_that_is_not_installed_is_said(
     (llama,) = (e for e in described(run, gguf)["engines"] if e["name"] == "llama")
     assert llama["missing"] == 'pip install "rwkv-edge[llama]"'
     assert 'llama (after pip install "rwkv-edge[llama]")' in run("info", gguf).out
+    assert 'onnx (after pip install "rwkv-edge[onnx]")' in run("info", gguf).out
 
 
 def test_a_tokenizer_that_is_not_there_is_asked_for(run: Run, tmp_path: Path) -> None:
@@ -536,7 +537,7 @@ def test_the_schema_is_documented_field_by_field() -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     classes = (
         schema.FileInfo, schema.TensorInfo, schema.TypeTotal, schema.TokenizerInfo,
-        schema.EngineInfo, schema.TargetInfo, MemoryEstimate,
+        schema.EngineInfo, schema.TargetInfo, schema.ValueInfo, MemoryEstimate,
     )  # fmt: skip
     fields = {field.name for kind in classes for field in dataclasses.fields(kind)}
     assert documented == fields

@@ -1,4 +1,4 @@
-"""Conversions and saved states that are killed at random moments, and what is then on the disk.
+"""Conversions, exports and saved states that are killed at random moments, and what is then there.
 
 By hand: `python -m tests.converters.kills --kills 200`. Each process is killed after a random part
 of the time that an undisturbed one takes, by SIGKILL, which nothing can answer.
@@ -16,8 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
+
 from rwkv_edge import Model
 from rwkv_edge.converters.convert import convert
+from rwkv_edge.converters.onnx.export import convert_to_onnx
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.state import digest as digest_of_arrays
@@ -90,6 +93,50 @@ def kill_conversions(folder: Path, n_kills: int, seed: int) -> Counter[str]:
     return found
 
 
+def kill_exports(folder: Path, n_kills: int, seed: int) -> Counter[str]:
+    """The same for ONNX models with a data file: what the model refers to is there with it."""
+    source, out = folder / "m.pth", folder / "m.onnx"
+    hp = synthetic_hyperparameters(3, 256, n_ffn=1024, n_vocab=256, ranks=(32, 32, 32, 32))
+    write_synthetic(source, hp)
+
+    def export(weight_type: str) -> None:
+        convert_to_onnx(source, out, weight_type, threads=2, external_data=True)
+
+    def export_alone(weight_type: str) -> float:
+        killed, took = killed_after(lambda: export(weight_type), None)
+        assert not killed
+        return took
+
+    export_alone("Q8_0")
+    older, older_files = model_and_data(out), contents_of(folder)
+    assert len(older_files) == 3
+    took = min(export_alone("Q4_0") for _ in range(3))
+    wanted = model_and_data(out)
+    assert len(contents_of(folder)) == 3, "the older data file is not gone"
+    rng = random.Random(seed)
+    found: Counter[str] = Counter()
+    for number in range(n_kills):
+        for path in folder.glob("m.*"):
+            if path != source:
+                path.unlink()
+        if number % 2:
+            for name, content in older_files.items():
+                (folder / name).write_bytes(content)
+        killed, _ = killed_after(lambda: export("Q4_0"), rng.uniform(0, LATEST) * took)
+        there = model_and_data(out) if out.exists() else None
+        assert there in (None, older, wanted), f"kill {number}: the model is neither old nor new"
+        assert there is not None or not number % 2, f"kill {number}: the older model is gone"
+        found["finished before" if not killed else "killed"] += 1
+        found[{None: "no file", older: "the older model", wanted: "the new model"}[there]] += 1
+        data = [path for path in folder.glob("m.*.data") if there is None or path.name != there[1]]
+        found["left a data file"] += len(data)
+        assert len(data) <= 1, f"kill {number}: {data}"
+        left = list(leftovers(folder))
+        found["left a partial file"] += len(left)
+        assert len(left) <= 1, f"kill {number}: {left}"
+    return found
+
+
 def kill_saves(folder: Path, n_kills: int, seed: int) -> Counter[str]:
     """The same for states: the file under the name is always one that was saved, and loads."""
     source, gguf, path = folder / "s.pth", folder / "s.gguf", folder / "talk.state"
@@ -145,6 +192,22 @@ def undisturbed(source: Path, out: Path) -> tuple[bytes, float]:
     return contents, took
 
 
+def model_and_data(path: Path) -> tuple[str, str, str]:
+    """Digest of a model, the name of the one data file that it refers to, and its digest."""
+    model = onnx.load_model(path, load_external_data=False)
+    (name,) = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return digest(path), name, digest(path.with_name(name))
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def leftovers(folder: Path) -> Iterator[Path]:
     return folder.glob(".*.partial")
 
@@ -166,7 +229,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    for name, kill in (("conversions", kill_conversions), ("saved states", kill_saves)):
+    for name, kill in (
+        ("conversions", kill_conversions),
+        ("exports", kill_exports),
+        ("saved states", kill_saves),
+    ):
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
             found = kill(Path(folder), args.kills, args.seed)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,21 +74,6 @@ def test_an_interrupted_conversion_cleans_up_and_its_threads_end(
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pth"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a small file system cannot be mounted here (that takes root on Linux)")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
     hp = synthetic_hyperparameters(4, 256, n_vocab=256)
     write_synthetic(tmp_path / "m.pth", hp)
@@ -114,7 +99,7 @@ def test_a_disk_that_is_too_small_is_said_up_front(tmp_path: Path, small_disk: P
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that fork are POSIX")
-@pytest.mark.parametrize("what", ["conversions", "saves"])
+@pytest.mark.parametrize("what", ["conversions", "exports", "saves"])
 def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path, what: str) -> None:
     """In a process of its own: one that has threads must not fork."""
     command = (

@@ -20,7 +20,7 @@ from rwkv_edge.converters.convert import convert
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.quant import QUANT_FORMATS
 from rwkv_edge.tokenizers.gguf_vocabulary import escape_token
-from tests.fuzz import containers
+from tests.fuzz import containers, onnx_models
 
 # By version: its ranks. Widths are whole vectors, so that the compiled kernels run the files too.
 RANKS: dict[str, tuple[int, ...] | None] = {
@@ -320,4 +320,5 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "state": states,
     "chat-template": templates,
     **containers.MAKERS,
+    **onnx_models.MAKERS,
 }

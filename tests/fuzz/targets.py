@@ -22,7 +22,7 @@ from rwkv_edge.reading import load_reading
 from rwkv_edge.state import load_state_arrays
 from rwkv_edge.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_gguf
 from rwkv_edge.tokenizers.vocabulary_file import read_vocabulary
-from tests.fuzz import containers, structure
+from tests.fuzz import containers, onnx_models, structure
 from tests.fuzz.corpus import N_WORDS, STATE_MODEL
 from tests.fuzz.judge import MAX_MESSAGE
 from tests.fuzz.mutations import Change
@@ -239,5 +239,9 @@ TARGETS: dict[str, Target] = {
     ),
     "plain-model": Target(containers.open_source, ("plain-model",), structure.GGUF, 3, ".gguf"),
     "adapter": Target(containers.open_adapter, ("adapter", "pickle"), structure.PTH, 4, ".pth"),
+    "onnx": Target(onnx_models.open_onnx, ("onnx",), onnx_models.ONNX, 8, ".onnx"),
+    "onnx-model": Target(
+        onnx_models.open_onnx_model, ("onnx-model",), onnx_models.ONNX, 4, ".onnx"
+    ),
     "tuned-model": Target(open_model, ("tuned-model",), structure.GGUF, 2, ".gguf"),
 }

@@ -20,11 +20,11 @@ SEED = 5
 # For each unit of a target's weight.
 N_CASES = int(os.environ.get("RWKV_EDGE_FUZZ_CASES", "30"))
 # Extras of this package, without which the corpus has no files of these kinds.
-FOREIGN_TARGETS = ("tokenizer-json", "sentencepiece")
+FOREIGN_TARGETS = ("tokenizer-json", "sentencepiece", "onnx", "onnx-model")
 
 
 def require_foreign_packages() -> None:
-    for package in ("tokenizers", "sentencepiece"):
+    for package in ("tokenizers", "sentencepiece", "onnx"):
         pytest.importorskip(package)
 
 

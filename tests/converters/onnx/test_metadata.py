@@ -13,14 +13,11 @@ pytest.importorskip("onnx")
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.adapters import TunedState
 from rwkv_edge.converters.convert import convert, planned
-from rwkv_edge.converters.onnx.metadata import (
-    FINGERPRINT_KEY,
-    FORMAT_KEY,
-    UNKNOWN_FINGERPRINT,
-    metadata_props,
-)
+from rwkv_edge.converters.onnx.metadata import UNKNOWN_FINGERPRINT, metadata_props
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.gguf_reader import GgufFile
+from rwkv_edge.onnx_model_file import FINGERPRINT_KEY, FORMAT_KEY
+from rwkv_edge.onnx_values import decoded
 from rwkv_edge.tokenizers import tokenizer_from_gguf
 from rwkv_edge.tuned_state import tuned_state_in
 from tests.converters.adapters.adapter_files import numbers, write_pth
@@ -31,11 +28,18 @@ TEXT = "The café, a b  c\n\n\tx = 1;  日本 end"
 
 
 def both(source: Path, folder: Path, **options: Any) -> tuple[Decoded, Mapping[str, object]]:
-    """The keys out of the JSON, and as they are read from the GGUF of the same conversion."""
+    """The keys out of the JSON, and as they are read from the GGUF of the same conversion.
+
+    What our own reader makes of each is compared here.
+    """
     with planned(source, folder / "m.gguf", "Q8_0", **options) as plan:
         props = metadata_props(plan.header)
     convert(source, folder / "m.gguf", "Q8_0", **options)
     with GgufFile(folder / "m.gguf") as file:
+        for key, wanted in file.metadata.items():
+            found = decoded(props[key])
+            assert type(found) is type(wanted), key
+            np.testing.assert_array_equal(found, wanted, err_msg=key)
         return {key: json.loads(text) for key, text in props.items()}, file.metadata
 
 

@@ -13,10 +13,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rwkv_edge.converters.onnx import model_writer
-from rwkv_edge.converters.onnx.metadata import FORMAT_KEY
 from rwkv_edge.converters.onnx.model_writer import ModelLayout, data_file_of, varint
 from rwkv_edge.converters.onnx.stored_weights import Initializer
 from rwkv_edge.errors import InputError
+from rwkv_edge.onnx_model_file import FORMAT_KEY
 from rwkv_edge.quant import Bytes
 
 METADATA = {"general.architecture": '"rwkv7"', "ключ": '["é"]', FORMAT_KEY: "1"}
@@ -282,6 +282,19 @@ def test_a_failure_leaves_the_older_model_whole(tmp_path: Path) -> None:
             assert (path.read_bytes(), data.read_bytes()) == before
 
 
+def test_what_killed_exports_left_goes_before_anything_is_written(tmp_path: Path) -> None:
+    """Also that of a data file, where this export makes none."""
+    for name in (".m.data.4194305-0a.partial", ".m.onnx.4194305-0b.partial"):
+        (tmp_path / name).write_bytes(b"half")
+
+    def watched() -> Iterator[Bytes | None]:
+        assert "4194305" not in str(names(tmp_path))
+        yield from pieces_of(weights())
+
+    layout_of(tmp_path / "m.onnx").write(watched(), lambda: METADATA)
+    assert names(tmp_path) == ["m.onnx"]
+
+
 def test_a_failure_keeps_a_data_file_that_was_there(tmp_path: Path) -> None:
     """It has the content that the older model refers to."""
     path, data = replaced(tmp_path)
@@ -305,9 +318,12 @@ def test_weights_of_another_length_are_our_own_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
-def test_a_name_that_no_model_can_hold_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"\xff.onnx")
-    with pytest.raises(InputError, match="not UTF-8"):
+@pytest.mark.parametrize("stem", [b"\xff", b"a:b", b"a\\b", b"a\nb", b"a" * 245])
+def test_a_name_that_no_model_can_hold_is_refused(tmp_path: Path, stem: bytes) -> None:
+    """The models themselves may be called so."""
+    path = tmp_path / os.fsdecode(stem + b".onnx")
+    with pytest.raises(InputError, match="no model can name such a data file"):
         layout_of(path, external=True)
-    write(path)
-    check(path.rename(tmp_path / "m.onnx"))
+    if len(stem) < 200:
+        write(path)
+        check(path.rename(tmp_path / "m.onnx"))
