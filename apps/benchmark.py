@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwkv_edge.apps import console
+from rwkv_edge.apps import console, options
 from rwkv_edge.apps.fresh_process import (
     Memory,
     Soak,
@@ -48,7 +48,8 @@ class Settings:
     """What to measure. prefill: tokens of prompts; batch: numbers of sequences; soak: 0 for none.
 
     backend: an engine; None for the one that the file takes, as `run_benchmark` reports it.
-    against: the engine that takes turns with `backend`, or None. skip: some of `PARTS`.
+    against: the engines that take turns with `backend`, with commas between them, or None.
+    skip: some of `PARTS`.
     """
 
     backend: str | None
@@ -119,10 +120,11 @@ def run_benchmark(path: Path, settings: Settings) -> Report:
     with contextlib.closing(open_model_file(path)) as opened:
         model = describe_model(opened)
         backend = settings.backend or default_engine(opened)
-        if settings.against == backend:
+        others = options.engine_names(settings.against or "")
+        if backend in others:
             raise InputError(f"{path}: --against {backend} is the engine that is measured itself")
         settings = replace(settings, backend=backend)
-        names = [backend, *([settings.against] if settings.against else [])]
+        names = [backend, *others]
         if isinstance(opened, OnnxModelFile):
             # A GGUF may become what an engine runs; an ONNX cannot.
             for name in names:

@@ -50,3 +50,8 @@ FrequencyPenalty = Annotated[
 Seed = Annotated[
     int | None, typer.Option(help="The same seed gives the same text; default: a new one.")
 ]
+
+
+def engine_names(text: str) -> list[str]:
+    """Engines out of "llama,onnx", once each."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

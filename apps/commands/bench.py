@@ -38,7 +38,7 @@ def bench(
     ] = 5,
     against: Annotated[
         str | None,
-        typer.Option(metavar="ENGINE", help="Another engine to take turns: llama or onnx."),
+        typer.Option(metavar="ENGINE,ENGINE", help="Others to take turns with: llama, onnx."),
     ] = None,
     soak: Annotated[
         int, typer.Option(min=0, help="Also decode so many tokens and watch memory.")
@@ -70,8 +70,9 @@ def bench(
 
     Prompts, decoding, loading and memory; some minutes for a large model.
     """
-    if against is not None and against == (backend or by_name(model_path)):
-        raise typer.BadParameter(f"--against {against} is the engine that is measured itself")
+    itself = backend or by_name(model_path)
+    if against is not None and itself in options.engine_names(against):
+        raise typer.BadParameter(f"--against {itself} is the engine that is measured itself")
     if not memory and (alone or tokens != DEFAULT_TOKENS):
         raise typer.BadParameter("--tokens and --alone go with --memory")
     settings = Settings(
@@ -140,7 +141,7 @@ def show(report: Report) -> None:
     engines = list(report.engines)
     if report.measurements:
         console.write_table(
-            ("", *engines, *(["ratio"] if len(engines) > 1 else [])),
+            ("", *engines, *(["ratio"] if len(engines) == 2 else [])),
             [row(found, engines) for found in report.measurements],
         )
     facts: dict[str, str] = {}
@@ -197,7 +198,7 @@ def row(found: Measurement, engines: list[str]) -> list[str]:
     cells = [titles[found.what]]
     digits = 1 if found.unit == "tok/s" else 2
     cells += [f"{found.medians[name]:.{digits}f} {found.unit}" for name in engines]
-    if len(engines) > 1:
+    if len(engines) == 2:
         cells.append("" if found.ratio is None else f"{found.ratio:.2f}")
     return cells
 

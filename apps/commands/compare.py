@@ -54,7 +54,7 @@ def compare(
     memory at once, and the reference holds its weights as float32: 6 GB for a model of 1.5 billion
     weights.
     """
-    names = engine_names(backends)
+    names = baseline_first(options.engine_names(backends))
     if onnx is not None and not any(is_onnx(name) for name in names):
         raise typer.BadParameter("--onnx goes with the engine onnx, which is not in --backends")
     text = comparison_text(prompt, file)
@@ -97,9 +97,8 @@ def require_gguf(path: Path) -> None:
             )
 
 
-def engine_names(backends: str) -> list[str]:
-    """The engines that were asked for, once each, the baseline first."""
-    names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
+def baseline_first(names: Sequence[str]) -> list[str]:
+    """The reference before the others, where it is among them."""
     return sorted(names, key=lambda name: name != REFERENCE)
 
 

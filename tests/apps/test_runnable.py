@@ -149,8 +149,11 @@ def test_bench_measures_an_export_that_is_made_once(
     assert all(list(found["medians"]) == ["onnx"] for found in report["measurements"])
     assert len(made) == 1
     skip = ("--skip", "start,memory,bandwidth", "--json", "-")
-    report = json.loads(run("bench", gguf, *QUICK, *skip, "--against", "onnx").out)
-    assert list(report["engines"]) == ["numba", "onnx"]
+    others = ("--against", "reference,onnx")
+    report = json.loads(run("bench", gguf, *QUICK, *skip, *others).out)
+    assert list(report["engines"]) == ["numba", "reference", "onnx"]
+    for found in report["measurements"]:
+        assert list(found["medians"]) == ["numba", "reference", "onnx"]
     assert len(made) == 2
     assert left_in(temporary) == []
 
@@ -162,7 +165,7 @@ def test_bench_measures_an_onnx(run: Run, onnx: Path) -> None:
     assert report["model"]["n_bytes"] == onnx.stat().st_size
     assert len(report["measurements"]) == 4
     assert run("bench", onnx, *QUICK, "--against", "numba").failed_with("runs GGUF files")
-    assert run("bench", onnx, "--against", "onnx").code == 2
+    assert run("bench", onnx, "--against", "llama,onnx").code == 2
     growth = run("bench", onnx, "--memory", "--alone", "--tokens", 300, "--json", "-")
     assert [point["n_tokens"] for point in json.loads(growth.out)["engines"]["onnx"]] == [256, 300]
 
