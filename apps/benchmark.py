@@ -2,15 +2,15 @@
 
 import contextlib
 import datetime
-import math
 import platform
 import statistics
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwkv_edge.apps import console
+from rwkv_edge.apps import console, options
 from rwkv_edge.apps.fresh_process import (
     Memory,
     Soak,
@@ -21,6 +21,7 @@ from rwkv_edge.apps.fresh_process import (
 )
 from rwkv_edge.apps.loading import open_model
 from rwkv_edge.apps.machine import Machine, inspect_machine
+from rwkv_edge.apps.runnable import Runnable
 from rwkv_edge.benchmark import (
     Measurement,
     measure_batch,
@@ -28,7 +29,10 @@ from rwkv_edge.benchmark import (
     measure_load,
     measure_prefill,
 )
-from rwkv_edge.model_file import ModelFile
+from rwkv_edge.errors import InputError
+from rwkv_edge.model_files import default_engine, open_model_file
+from rwkv_edge.model_metadata import ModelMetadata
+from rwkv_edge.onnx_model_file import OnnxModelFile
 
 # Raised whenever a key changes its meaning; readers of stored reports look at it.
 FORMAT = 1
@@ -43,10 +47,12 @@ MAX_BUFFER = 1 << 30
 class Settings:
     """What to measure. prefill: tokens of prompts; batch: numbers of sequences; soak: 0 for none.
 
-    against: the engine that takes turns with `backend`, or None. skip: some of `PARTS`.
+    backend: an engine; None for the one that the file takes, as `run_benchmark` reports it.
+    against: the engines that take turns with `backend`, with commas between them, or None.
+    skip: some of `PARTS`.
     """
 
-    backend: str
+    backend: str | None
     against: str | None
     threads: int | None
     rounds: int
@@ -106,28 +112,42 @@ class Report:
 
 def run_benchmark(path: Path, settings: Settings) -> Report:
     """Measure it; raises what loading a model raises."""
+    from rwkv_edge.runtime.backends import engine_of, require_file
+
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     # First, because a forced tier hides from numba what the CPU has.
     machine = inspect_machine()
-    with contextlib.closing(ModelFile(path)) as file:
-        model = describe_model(file)
-    # Before this process holds any model: theirs then have the memory to themselves.
-    start, memory, soak = measure_processes(path, settings)
-    names = [settings.backend, *([settings.against] if settings.against else [])]
+    with contextlib.closing(open_model_file(path)) as opened:
+        model = describe_model(opened)
+        backend = settings.backend or default_engine(opened)
+        others = options.engine_names(settings.against or "")
+        if backend in others:
+            raise InputError(f"{path}: --against {backend} is the engine that is measured itself")
+        settings = replace(settings, backend=backend)
+        names = [backend, *others]
+        if isinstance(opened, OnnxModelFile):
+            # A GGUF may become what an engine runs; an ONNX cannot.
+            for name in names:
+                require_file(engine_of(name), opened)
     measurements = []
-    if "load" not in settings.skip:
-        with console.busy("loading"):
-            measurements.append(measure_load(path, names, settings.threads, settings.rounds))
-    n_bytes_per_second, buffer_bytes, threads = 0.0, 0, settings.threads or machine.threads
-    if "bandwidth" not in settings.skip:
-        buffer_bytes = buffer_size(machine)
-        n_bytes_per_second = measure_bandwidth(threads, buffer_bytes)
-    found, engines = measure_speeds(path, names, settings)
+    with Runnable(path, settings.threads) as runnable:
+        # What must be made for an engine is made once, before anything is measured.
+        files = {name: runnable.for_engine(name) for name in names}
+        # Before this process holds any model: theirs then have the memory to themselves.
+        start, memory, soak = measure_processes(files[backend], backend, settings)
+        if "load" not in settings.skip:
+            with console.busy("loading"):
+                measurements.append(measure_load(files, settings.threads, settings.rounds))
+        n_bytes_per_second, buffer_bytes, threads = 0.0, 0, settings.threads or machine.threads
+        if "bandwidth" not in settings.skip:
+            buffer_bytes = buffer_size(machine)
+            n_bytes_per_second = measure_bandwidth(threads, buffer_bytes)
+        found, engines = measure_speeds(files, settings)
     measurements += found
     bandwidth = None
     if buffer_bytes:
         limit = n_bytes_per_second / model["bytes_per_token"]
-        decoded = [m.medians[settings.backend] for m in found if m.what == "decode"]
+        decoded = [m.medians[backend] for m in found if m.what == "decode"]
         share = decoded[0] / limit if decoded else None
         bandwidth = Bandwidth(n_bytes_per_second, buffer_bytes, threads, limit, share)
     return Report(
@@ -146,14 +166,14 @@ def run_benchmark(path: Path, settings: Settings) -> Report:
     )
 
 
-def describe_model(file: ModelFile) -> dict[str, Any]:
+def describe_model(file: ModelMetadata) -> dict[str, Any]:
     """What was measured: the file's name but not its folder."""
     return {
         "file": file.path.name,
         "hyperparameters": console.plain(file.hyperparameters),
         "file_type": file.file_type,
-        "n_parameters": sum(math.prod(tensor.shape) for tensor in file.gguf.tensors.values()),
-        "n_bytes": file.path.stat().st_size,
+        "n_parameters": file.n_parameters,
+        "n_bytes": file.n_bytes,
         "bytes_per_token": file.bytes_per_token,
         "fingerprint": file.fingerprint,
     }
@@ -181,7 +201,7 @@ def describe_versions(machine: Machine) -> dict[str, str]:
 
 
 def measure_processes(
-    path: Path, settings: Settings
+    path: Path, backend: str, settings: Settings
 ) -> tuple[Start | None, Memory | None, Soak | None]:
     """What takes a process of its own each."""
     wants_start, wants_memory = ("start" not in settings.skip, "memory" not in settings.skip)
@@ -191,7 +211,7 @@ def measure_processes(
     with tempfile.TemporaryDirectory(prefix="rwkv-edge-") as folder:
         # An empty cache shows a first start; what shows no start may use the user's.
         cache = Path(folder) if wants_start else None
-        task = Task(path, settings.backend, settings.threads, cache)
+        task = Task(path, backend, settings.threads, cache)
         with console.busy("reading the model"), open(path, "rb") as file:
             # Into the page cache, as the first start shall be slow for its kernels alone.
             while file.read(1 << 24):
@@ -227,15 +247,16 @@ def measure_bandwidth(threads: int, n_bytes: int) -> float:
 
 
 def measure_speeds(
-    path: Path, names: list[str], settings: Settings
+    files: Mapping[str, Path], settings: Settings
 ) -> tuple[list[Measurement], dict[str, dict[str, Any]]]:
     """Speeds with all engines in memory, in turns; and what is to be known of each engine."""
     measurements: list[Measurement] = []
     if {"prefill", "decode", "batch"} <= set(settings.skip):
-        return measurements, {name: {} for name in names}
+        return measurements, {name: {} for name in files}
     with contextlib.ExitStack() as stack:
         models = {
-            name: stack.enter_context(open_model(path, name, settings.threads)) for name in names
+            name: stack.enter_context(open_model(path, name, settings.threads))
+            for name, path in files.items()
         }
         rounds = settings.rounds
         if "prefill" not in settings.skip:

@@ -167,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure one fresh process.")
     parser.add_argument("what", choices=["first-token", "memory", "soak"])
     parser.add_argument("path", type=Path)
-    parser.add_argument("--backend", default="numba")
+    parser.add_argument("--backend", required=True)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--tokens", type=int, default=0)
     args = parser.parse_args()

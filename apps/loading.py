@@ -10,6 +10,7 @@ import typer
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console
+from rwkv_edge.apps.runnable import Runnable
 from rwkv_edge.arch import architecture_of
 
 COMPILING = "compiling kernels for this CPU, which only the first run does (about half a minute)"
@@ -43,7 +44,7 @@ def noting_compilation() -> Iterator[None]:
 @contextlib.contextmanager
 def open_model(
     path: Path,
-    backend: str = "numba",
+    backend: str | None = None,
     threads: int | None = None,
     *,
     tuned_state: bool | Path = True,
@@ -51,18 +52,21 @@ def open_model(
 ) -> Iterator[Model]:
     """A loaded model, closed afterwards. Raises what `Model.load` raises.
 
+    backend: as `Model.load` takes it; for onnx, a GGUF becomes an ONNX, which is gone afterwards.
     tuned_state: as `Model.load` takes it, or the file of one to begin with.
     say_compiling: say that kernels are compiled where stderr is no terminal, too.
     """
-    with console.busy(f"loading {path.name}"):
-        model = Model.load(path, backend, threads, tuned_state=tuned_state is True)
-    with model:
+    with contextlib.ExitStack() as stack:
+        runnable = stack.enter_context(Runnable(path, threads)).for_engine(backend)
+        with console.busy(f"loading {path.name}"):
+            model = Model.load(runnable, backend, threads, tuned_state=tuned_state is True)
+        stack.enter_context(model)
         if isinstance(tuned_state, Path):
             from rwkv_edge.converters.adapters import load_tuned_state
 
             model.begin_with(load_tuned_state(tuned_state, model))
         version = model.hyperparameters.version
-        if backend == "numba" and not kernels_are_compiled(version):
+        if model.backend.name == "numba" and not kernels_are_compiled(version):
             if say_compiling and not sys.stderr.isatty():
                 console.note(COMPILING)
             with console.busy("compiling kernels"):

@@ -25,6 +25,8 @@ PACKAGES = (
     ("tokenizers", "tokenizers", "models with a tokenizer.json: Pile, Raven"),
     ("sentencepiece", "sentencepiece", "models with a sentencepiece tokenizer"),
     ("llama-cpp-python", "llama_cpp", "backend llama"),
+    ("onnx", "onnx", "writing ONNX files"),
+    ("onnxruntime", "onnxruntime", "backend onnx"),
 )
 
 
@@ -42,6 +44,7 @@ class Machine:
     """What decides how a model runs here; sizes in bytes, None where the system does not say.
 
     tier: the set of kernels that the CPU selects; threads: what is used by default.
+    onnx_providers: by the names that follow "onnx:" in a backend; none where it is not installed.
     """
 
     rwkv_edge: str
@@ -57,6 +60,7 @@ class Machine:
     kernel_cache_bytes: int
     kernels_compiled: bool
     packages: tuple[Package, ...]
+    onnx_providers: tuple[str, ...]
 
 
 def inspect_machine() -> Machine:
@@ -86,20 +90,34 @@ def inspect_machine() -> Machine:
         packages=tuple(
             Package(name, version_of(name, module), purpose) for name, module, purpose in PACKAGES
         ),
+        onnx_providers=onnx_providers(),
     )
 
 
 def version_of(distribution: str, module: str) -> str | None:
     """The installed version; None if there is none. Nothing is imported."""
     # Here, because these 40 ms would be felt in every `--help`.
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
     if module not in sys.modules and importlib.util.find_spec(module) is None:
         return None
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "unknown"
+        # Some modules come in several distributions: onnxruntime-gpu, onnxruntime-directml.
+        others = packages_distributions().get(module)
+        return version(others[0]) if others else "unknown"
+
+
+def onnx_providers() -> tuple[str, ...]:
+    """What onnxruntime can run on, as it says itself."""
+    from rwkv_edge.errors import BackendUnavailableError
+    from rwkv_edge.runtime.backends.onnx import available_providers, short_name
+
+    try:
+        return tuple(short_name(provider) for provider in available_providers())
+    except BackendUnavailableError:
+        return ()
 
 
 def folder_bytes(folder: Path) -> int:

@@ -25,8 +25,10 @@ from rwkv_edge.apps.benchmark import describe_machine, describe_model, describe_
 from rwkv_edge.apps.failures import FAILED, report
 from rwkv_edge.apps.fresh_process import finish, resident_bytes
 from rwkv_edge.apps.machine import inspect_machine
+from rwkv_edge.apps.runnable import Runnable
 from rwkv_edge.errors import InputError, RwkvEdgeError
-from rwkv_edge.model_file import ModelFile
+from rwkv_edge.model_files import default_engine, open_model_file
+from rwkv_edge.model_metadata import ModelMetadata
 
 MODULE = "rwkv_edge.apps.memory_benchmark"
 # Raised whenever a key changes its meaning; readers of stored reports look at it.
@@ -88,7 +90,7 @@ def points_to(n_tokens: int) -> list[int]:
 
 
 def measure_growth(
-    path: Path, backend: str, threads: int | None, n_tokens: int, *, alone: bool = False
+    path: Path, backend: str | None, threads: int | None, n_tokens: int, *, alone: bool = False
 ) -> MemoryReport:
     """Run both. alone: without the Transformer, which else is left out where llama.cpp is missing.
 
@@ -101,10 +103,13 @@ def measure_growth(
     machine = inspect_machine()
     versions = describe_versions(machine)
     transformer: dict[str, Any] | None = None
-    with contextlib.closing(ModelFile(path)) as file:
+    with contextlib.closing(open_model_file(path)) as file:
         model = describe_model(file)
         n_vocab = file.hyperparameters.n_vocab
-        engines = {backend: list(run(backend, path, n_vocab, threads, n_tokens))}
+        engine = backend or default_engine(file)
+        with Runnable(path, threads) as runnable:
+            runs = runnable.for_engine(engine)
+            engines = {engine: list(run(engine, runs, n_vocab, threads, n_tokens))}
         if not alone and PACKAGE not in versions:
             console.note(f"{PACKAGE} is not installed, so there is no Transformer beside it")
         elif not alone:
@@ -135,7 +140,7 @@ def measure_growth(
     )
 
 
-def make_transformer(path: Path, model: ModelFile) -> dict[str, Any]:
+def make_transformer(path: Path, model: ModelMetadata) -> dict[str, Any]:
     """Write it, and describe it."""
     from rwkv_edge.converters.synthetic_transformer import write_transformer
 

@@ -6,10 +6,16 @@ from typing import Annotated
 import typer
 
 ModelPath = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A GGUF file; `rwkv-edge convert` makes one.")
+    Path,
+    typer.Argument(metavar="MODEL", help="A GGUF or ONNX file; `rwkv-edge convert` makes one."),
 ]
 Backend = Annotated[
-    str, typer.Option(help="Engine: numba, reference (plain numpy) or llama (llama.cpp).")
+    str | None,
+    typer.Option(
+        help="Engine: numba, reference (plain numpy), llama (llama.cpp) or onnx (onnxruntime; "
+        "onnx:cuda and the like are its other providers). Default: onnx for an ONNX file, else "
+        "numba.",
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads; by default one per physical core.")
@@ -44,3 +50,8 @@ FrequencyPenalty = Annotated[
 Seed = Annotated[
     int | None, typer.Option(help="The same seed gives the same text; default: a new one.")
 ]
+
+
+def engine_names(text: str) -> list[str]:
+    """Engines out of "llama,onnx", once each."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

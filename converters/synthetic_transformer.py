@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 
 from rwkv_edge.errors import UnsupportedModelError
-from rwkv_edge.model_file import ModelFile
+from rwkv_edge.model_metadata import ModelMetadata
 from rwkv_edge.quant import F32, QUANT_FORMATS, Bytes, QuantFormat
 
 ARCHITECTURE = "llama"
@@ -70,7 +70,7 @@ class TransformerShape:
         return sum(map(prod, self.tensors().values()))
 
 
-def shape_like(model: ModelFile) -> TransformerShape:
+def shape_like(model: ModelMetadata) -> TransformerShape:
     """The shape with a model's layers, channels and vocabulary, and nearly as many parameters."""
     hp = model.hyperparameters
     shared = next((n for n in HEADS_PER_KEY if hp.n_head % n == 0), 1)
@@ -80,13 +80,13 @@ def shape_like(model: ModelFile) -> TransformerShape:
             hp.n_layer, hp.n_embd, n_ffn, hp.n_vocab, hp.n_head, hp.n_head // shared
         )
 
-    wanted = sum(prod(tensor.shape) for tensor in model.gguf.tensors.values())
+    wanted = model.n_parameters
     unit = max(QUANT_FORMATS[model.file_type].block_len, 32)
     n_units = (wanted - with_ffn(0).n_parameters) / (3 * hp.n_layer * hp.n_embd * unit)
     return with_ffn(unit * max(1, round(n_units)))
 
 
-def write_transformer(path: Path, model: ModelFile) -> TransformerShape:
+def write_transformer(path: Path, model: ModelMetadata) -> TransformerShape:
     """Write one like the model, its matrices in the model's weight type; gives its shape.
 
     Raises UnsupportedModelError where its rows do not fit that weight type, OSError.

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,12 +116,13 @@ def measure_batch(
     return take_turns("batch", n_sequences, "tok/s", engines, rounds)
 
 
-def measure_load(
-    path: Path, backends: Sequence[str], threads: int | None, rounds: int
-) -> Measurement:
-    """Seconds until a model is ready. The warm-up leaves its file in the page cache."""
+def measure_load(files: Mapping[str, Path], threads: int | None, rounds: int) -> Measurement:
+    """Seconds until a model is ready. The warm-up leaves its file in the page cache.
 
-    def sample(backend: str) -> Sample:
+    files: what each engine loads, by its name.
+    """
+
+    def sample(backend: str, path: Path) -> Sample:
         def load() -> float:
             began = time.perf_counter()
             with Model.load(path, backend, threads):
@@ -129,7 +130,9 @@ def measure_load(
 
         return load
 
-    return take_turns("load", 1, "s", {name: sample(name) for name in backends}, rounds)
+    return take_turns(
+        "load", 1, "s", {name: sample(name, path) for name, path in files.items()}, rounds
+    )
 
 
 def random_tokens(model: Model, n_tokens: int) -> Int32Array:

@@ -1,46 +1,18 @@
-"""A GGUF as an ONNX model in memory, made in the plainest way, and run by onnxruntime alone."""
+"""A GGUF as an ONNX model with the same numbers, run by onnxruntime alone."""
 
 import numpy as np
 import onnx
 import onnxruntime
 
 from rwkv_edge.arch import architecture_of
-from rwkv_edge.converters.gguf_file import PlannedTensor
-from rwkv_edge.converters.onnx.model import build_model
-from rwkv_edge.converters.onnx.stored_weights import initializers_of, split_blocks
-from rwkv_edge.model_file import ModelFile
+from rwkv_edge.converters.onnx.export import convert_to_onnx
 
 # onnxruntime's, for its log: it warns of any input that has a default.
 ERRORS_ALONE = 3
 
 
-def onnx_of(path):
-    """The whole model: the graph, and the weights as the GGUF has them."""
-    file = ModelFile(path)
-    hp = file.hyperparameters
-    unread = file.architecture.unread(hp)
-    specs = [spec for spec in file.architecture.tensors(hp) if spec.name not in unread]
-    tensors = [PlannedTensor(spec, file.tensor(spec.name).quant_format) for spec in specs]
-    model = build_model(hp, tensors)
-    for tensor in tensors:
-        blocks = np.ascontiguousarray(file.tensor(tensor.spec.name).raw).reshape(-1)
-        parts = split_blocks(tensor.quant, blocks)
-        for initializer, part in zip(initializers_of(tensor), parts, strict=True):
-            assert part.nbytes == initializer.n_bytes
-            model.graph.initializer.append(
-                onnx.TensorProto(
-                    dims=initializer.shape,
-                    data_type=initializer.data_type,
-                    name=initializer.name,
-                    raw_data=part.tobytes(),
-                )
-            )
-    file.close()
-    return model
-
-
 def session_of(model):
-    """An onnxruntime session on the CPU."""
+    """An onnxruntime session on the CPU. model: the protobuf message."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     options.log_severity_level = ERRORS_ALONE
@@ -49,13 +21,15 @@ def session_of(model):
 
 
 class OnnxModel:
-    """A GGUF's model in a session: tokens and a state in, logits and the next state out."""
+    """A GGUF's model in a session: tokens and a state in, logits and the next state out.
+
+    It is exported beside the GGUF.
+    """
 
     def __init__(self, path):
-        file = ModelFile(path)
-        self.hyperparameters = file.hyperparameters
-        file.close()
-        self.proto = onnx_of(path)
+        exported = path.with_suffix(".onnx")
+        self.hyperparameters = convert_to_onnx(path, exported, None).hyperparameters
+        self.proto = onnx.load(exported)
         self.session = session_of(self.proto)
 
     def new_state(self):

@@ -67,7 +67,7 @@ def test_each_kind_of_work_has_a_speed_in_each_engine(q8_gguf: Path) -> None:
 
 
 def test_loading_is_in_seconds(q8_gguf: Path) -> None:
-    found = measure_load(q8_gguf, ["numba", "reference"], threads=1, rounds=1)
+    found = measure_load({"numba": q8_gguf, "reference": q8_gguf}, threads=1, rounds=1)
     assert (found.what, found.unit, found.ratio) == ("load", "s", None)
     assert all(0 < median < 60 for median in found.medians.values())
 

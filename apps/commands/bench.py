@@ -16,6 +16,7 @@ from rwkv_edge.apps.memory_benchmark import (
     MemoryReport,
     measure_growth,
 )
+from rwkv_edge.apps.runnable import ONNX
 from rwkv_edge.atomic_file import atomic_write
 from rwkv_edge.benchmark import Measurement
 from rwkv_edge.errors import InputError
@@ -36,7 +37,8 @@ def bench(
         int, typer.Option(min=1, help="Samples of each, after a warm-up; the median counts.")
     ] = 5,
     against: Annotated[
-        str | None, typer.Option(metavar="ENGINE", help="Another engine to take turns: llama.")
+        str | None,
+        typer.Option(metavar="ENGINE,ENGINE", help="Others to take turns with: llama, onnx."),
     ] = None,
     soak: Annotated[
         int, typer.Option(min=0, help="Also decode so many tokens and watch memory.")
@@ -57,7 +59,7 @@ def bench(
     alone: Annotated[
         bool, typer.Option("--alone", help="With --memory: without the Transformer.")
     ] = False,
-    backend: options.Backend = "numba",
+    backend: options.Backend = None,
     threads: options.Threads = None,
     json_file: Annotated[
         Path | None,
@@ -68,8 +70,9 @@ def bench(
 
     Prompts, decoding, loading and memory; some minutes for a large model.
     """
-    if against == backend:
-        raise typer.BadParameter(f"--against {against} is the engine that is measured itself")
+    itself = backend or by_name(model_path)
+    if against is not None and itself in options.engine_names(against):
+        raise typer.BadParameter(f"--against {itself} is the engine that is measured itself")
     if not memory and (alone or tokens != DEFAULT_TOKENS):
         raise typer.BadParameter("--tokens and --alone go with --memory")
     settings = Settings(
@@ -103,6 +106,11 @@ def bench(
         show(report)
 
 
+def by_name(path: Path) -> str:
+    """The engine that a file of this name takes, most likely."""
+    return ONNX if path.suffix.lower() == ".onnx" else "numba"
+
+
 def counts(text: str, option: str) -> tuple[int, ...]:
     """Whole numbers above 0 out of "32,128"; raises BadParameter for anything else."""
     words = [word.strip() for word in text.split(",") if word.strip()]
@@ -133,7 +141,7 @@ def show(report: Report) -> None:
     engines = list(report.engines)
     if report.measurements:
         console.write_table(
-            ("", *engines, *(["ratio"] if len(engines) > 1 else [])),
+            ("", *engines, *(["ratio"] if len(engines) == 2 else [])),
             [row(found, engines) for found in report.measurements],
         )
     facts: dict[str, str] = {}
@@ -190,7 +198,7 @@ def row(found: Measurement, engines: list[str]) -> list[str]:
     cells = [titles[found.what]]
     digits = 1 if found.unit == "tok/s" else 2
     cells += [f"{found.medians[name]:.{digits}f} {found.unit}" for name in engines]
-    if len(engines) > 1:
+    if len(engines) == 2:
         cells.append("" if found.ratio is None else f"{found.ratio:.2f}")
     return cells
 

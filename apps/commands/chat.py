@@ -10,6 +10,7 @@ import typer
 
 from rwkv_edge import Model
 from rwkv_edge.apps import console, options, sampling
+from rwkv_edge.apps.documents import Terminated
 from rwkv_edge.apps.failures import naming, report
 from rwkv_edge.apps.loading import open_model, state_to_begin_with
 from rwkv_edge.errors import InputError, RwkvEdgeError
@@ -56,7 +57,7 @@ def chat(
     presence_penalty: options.PresencePenalty = None,
     frequency_penalty: options.FrequencyPenalty = None,
     seed: options.Seed = None,
-    backend: options.Backend = "numba",
+    backend: options.Backend = None,
     threads: options.Threads = None,
     tuned_state: options.TunedState = None,
     no_tuned_state: options.NoTunedState = False,
@@ -138,8 +139,8 @@ class Conversation:
             with contextlib.closing(answer):
                 for piece in answer:
                     console.write(piece)
-        except KeyboardInterrupt:
-            if not is_interactive():
+        except KeyboardInterrupt as error:
+            if not is_interactive() or isinstance(error, Terminated):
                 raise
             console.write(" ...")
         console.write("\n")
@@ -203,8 +204,8 @@ def talk(conversation: Conversation) -> None:
     while True:
         try:
             line = read_line()
-        except KeyboardInterrupt:
-            if interrupted or not is_interactive():
+        except KeyboardInterrupt as error:
+            if interrupted or not is_interactive() or isinstance(error, Terminated):
                 raise
             interrupted = True
             console.note("\n(/quit leaves, and so does Ctrl-C once more)")

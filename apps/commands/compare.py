@@ -10,9 +10,12 @@ import typer
 from rwkv_edge import Model
 from rwkv_edge.apps import console, options
 from rwkv_edge.apps.loading import open_model, state_to_begin_with
+from rwkv_edge.apps.runnable import ONNX, Runnable
 from rwkv_edge.comparison import Agreement
 from rwkv_edge.comparison import compare as compare_models
 from rwkv_edge.errors import BackendUnavailableError, InputError, UnsupportedModelError
+from rwkv_edge.model_files import open_model_file
+from rwkv_edge.onnx_model_file import OnnxModelFile
 
 REFERENCE = "reference"
 
@@ -21,10 +24,18 @@ def compare(
     model_path: options.ModelPath,
     backends: Annotated[
         str, typer.Option(help="Engines, separated by commas; all but the baseline are compared.")
-    ] = "reference,numba,llama",
+    ] = "reference,numba,llama,onnx",
     prompt: Annotated[str | None, typer.Option(help="The text they all read.")] = None,
     file: Annotated[
         Path | None, typer.Option("-f", "--file", help="Read the text from a file.")
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The ONNX file of this model that the onnx engine runs; default: the GGUF is "
+            "exported for the comparison.",
+        ),
     ] = None,
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", min=1, help="Compare at most this many tokens.")
@@ -43,11 +54,16 @@ def compare(
     memory at once, and the reference holds its weights as float32: 6 GB for a model of 1.5 billion
     weights.
     """
-    names = engine_names(backends)
+    names = baseline_first(options.engine_names(backends))
+    if onnx is not None and not any(is_onnx(name) for name in names):
+        raise typer.BadParameter("--onnx goes with the engine onnx, which is not in --backends")
     text = comparison_text(prompt, file)
+    require_gguf(model_path)
     with contextlib.ExitStack() as stack:
         begin = state_to_begin_with(tuned_state, no_tuned_state)
-        models, missing = open_engines(stack, model_path, names, threads, tuned_state=begin)
+        models, missing = open_engines(
+            stack, model_path, names, threads, tuned_state=begin, onnx=onnx
+        )
         for line in missing.values():
             console.note(line)
         if len(models) < 2:
@@ -64,9 +80,25 @@ def compare(
         show(agreements)
 
 
-def engine_names(backends: str) -> list[str]:
-    """The engines that were asked for, once each, the baseline first."""
-    names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
+def is_onnx(name: str) -> bool:
+    """Is it onnxruntime that a name means, with whatever provider?"""
+    from rwkv_edge.runtime.backends import engine_of
+
+    return engine_of(name) == ONNX
+
+
+def require_gguf(path: Path) -> None:
+    """Raise InputError for an ONNX, which one engine runs alone."""
+    with contextlib.closing(open_model_file(path)) as file:
+        if isinstance(file, OnnxModelFile):
+            raise InputError(
+                f"{path}: one engine alone runs an ONNX; name the GGUF of this model, and this "
+                f"file by --onnx {path}"
+            )
+
+
+def baseline_first(names: Sequence[str]) -> list[str]:
+    """The reference before the others, where it is among them."""
     return sorted(names, key=lambda name: name != REFERENCE)
 
 
@@ -94,17 +126,22 @@ def open_engines(
     threads: int | None,
     *,
     tuned_state: bool | Path = True,
+    onnx: Path | None = None,
 ) -> tuple[list[Model], dict[str, str]]:
     """The model in each engine, and why some are left out, by name.
 
-    Raises UnsupportedModelError for a model that none of them runs.
+    onnx: what the onnx engine runs, instead of what is exported for it.
+    Raises InputError for an ONNX of another model than the file, UnsupportedModelError for a model
+    that none of them runs.
     """
     models: list[Model] = []
     missing: dict[str, str] = {}
     unsupported: UnsupportedModelError | None = None
+    runnable = stack.enter_context(Runnable(path, threads, onnx))
     for name in names:
         try:
-            model = open_model(path, name, threads, tuned_state=tuned_state)
+            file = runnable.for_engine(name)
+            model = open_model(file, name, threads, tuned_state=tuned_state)
             models.append(stack.enter_context(model))
         except BackendUnavailableError as error:
             missing[name] = f"{name} is left out: {error}"

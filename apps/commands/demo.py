@@ -20,6 +20,7 @@ SAMPLING = SamplingOptions(
 MAX_TOKENS = 110
 # Tokens that the engines are compared on; the reference takes them one at a time.
 COMPARED_TOKENS = 200
+ENGINES = ("reference", "numba", "llama", "onnx")
 
 
 def demo(threads: options.Threads = None) -> None:
@@ -73,7 +74,7 @@ def compare_engines(gguf: Path, threads: int | None) -> None:
 
     print(f"3. The same {COMPARED_TOKENS} tokens through every engine that is installed")
     with contextlib.ExitStack() as stack:
-        models, missing = open_engines(stack, gguf, ("reference", "numba", "llama"), threads)
+        models, missing = open_engines(stack, gguf, ENGINES, threads)
         text = heldout_path().read_bytes()
         tokens = models[0].tokenizer.encode(text)[:COMPARED_TOKENS]
         with console.progress("comparing") as progress:

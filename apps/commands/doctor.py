@@ -84,6 +84,7 @@ def show(machine: Machine) -> None:
     if machine.memory_available:
         memory += f", {console.human_bytes(machine.memory_available)} available"
     compiled = "compiled" if machine.kernels_compiled else "not compiled yet: doctor --warm does it"
+    providers = ", ".join(machine.onnx_providers)
     console.write_facts(
         {
             "rwkv-edge": f"{machine.rwkv_edge}, Python {machine.python}, {machine.system}",
@@ -95,6 +96,7 @@ def show(machine: Machine) -> None:
             "kernel cache": (
                 f"{machine.kernel_cache} ({console.human_bytes(machine.kernel_cache_bytes)})"
             ),
+            **({"onnxruntime": f"providers {providers}"} if providers else {}),
         }
     )
     console.write_table(

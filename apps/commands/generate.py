@@ -112,7 +112,7 @@ def generate(
         str | None,
         typer.Option(metavar="N", help="Also while reading: every N tokens, or 30s, 10m, 1h."),
     ] = None,
-    backend: options.Backend = "numba",
+    backend: options.Backend = None,
     threads: options.Threads = None,
     tuned_state: options.TunedState = None,
     no_tuned_state: options.NoTunedState = False,

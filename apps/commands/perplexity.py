@@ -14,7 +14,7 @@ from rwkv_edge.errors import RwkvEdgeError
 def perplexity(
     model_path: options.ModelPath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Any text, of any size.")],
-    backend: options.Backend = "numba",
+    backend: options.Backend = None,
     threads: options.Threads = None,
     tuned_state: options.TunedState = None,
     no_tuned_state: options.NoTunedState = False,

@@ -17,8 +17,8 @@ decay is below exp(-0.607): to be divided by it and multiplied again costs a flo
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
+from rwkv_edge.backend import Float32Array
 from rwkv_edge.converters.onnx.graph import Value
 
 # Tokens of a chunk, a power of two; so many and more go in chunks, of which the last is filled up.
@@ -136,7 +136,9 @@ def inverse_of_rest(A: Value) -> Value:
     return M
 
 
-def below_blocks(size: int) -> npt.NDArray[np.float32]:
+def below_blocks(size: int) -> Float32Array:
     """(CHUNK, CHUNK): ones where the second of each two blocks of this size takes of the first."""
     block = np.arange(CHUNK) // size
-    return ((block[:, None] == block + 1) & (block % 2 == 0)).astype(np.float32)
+    is_below = (block[:, None] == block + 1) & (block % 2 == 0)
+    ones: Float32Array = is_below.astype(np.float32)
+    return ones

@@ -61,18 +61,25 @@ def load_backend(name: str, model: ModelMetadata, threads: int | None = None) ->
         )
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; it takes at least 1")
-    if engine == ONNX:
-        if not isinstance(model, OnnxModelFile):
-            raise InputError(
-                f"{model.path}: the onnx backend runs ONNX files; make one with rwkv-edge convert "
-                f"{model.path} --onnx"
-            )
+    require_file(engine, model)
+    if isinstance(model, OnnxModelFile):
         return _onnx(model, threads, provider or None)
-    if not isinstance(model, ModelFile):
+    assert isinstance(model, ModelFile)
+    return GGUF_BACKENDS[engine](model, threads)
+
+
+def require_file(engine: str, model: ModelMetadata) -> None:
+    """Raise InputError for a file that is not of the kind that an engine runs."""
+    is_onnx = isinstance(model, OnnxModelFile)
+    if engine == ONNX and not is_onnx:
+        raise InputError(
+            f"{model.path}: the onnx backend runs ONNX files; make one with rwkv-edge convert "
+            f"{model.path} --onnx"
+        )
+    if engine != ONNX and is_onnx:
         raise InputError(
             f"{model.path}: the {engine} backend runs GGUF files; an ONNX takes --backend onnx"
         )
-    return GGUF_BACKENDS[engine](model, threads)
 
 
 def engine_of(name: str) -> str:
@@ -80,4 +87,11 @@ def engine_of(name: str) -> str:
     return name.partition(COLON)[0]
 
 
-__all__ = ["BACKENDS", "load_backend"]
+def require_onnxruntime(name: str) -> None:
+    """Raise BackendUnavailableError unless it is here, with the provider that the name has."""
+    from rwkv_edge.runtime.backends.onnx import available_providers, providers_for
+
+    providers_for(name.partition(COLON)[2] or None, available_providers())
+
+
+__all__ = ["BACKENDS", "engine_of", "load_backend", "require_file", "require_onnxruntime"]

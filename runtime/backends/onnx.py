@@ -244,6 +244,11 @@ def providers_for(name: str | None, available: Sequence[str]) -> list[str]:
     )
 
 
+def available_providers() -> tuple[str, ...]:
+    """What this onnxruntime was built with; raises BackendUnavailableError where there is none."""
+    return tuple(import_onnxruntime().get_available_providers())
+
+
 def short_name(provider: str) -> str:
     """What a provider is called on a command line: CUDAExecutionProvider is cuda."""
     return provider.removesuffix(PROVIDER_ENDING).lower()

@@ -21,6 +21,7 @@ SMALL = ("--rounds", 2, "--prefill", "3,5", "--decode", 4, "--batch", "1,3")
 # What takes a process of its own each time.
 QUICK = (*SMALL, "--skip", "start,memory,bandwidth")
 has_llama = importlib.util.find_spec("llama_cpp") is not None
+has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +112,15 @@ def test_against_llama_shows_a_ratio(run: Run, endless_gguf: Path, tmp_path: Pat
         numba, llama = found["medians"]["numba"], found["medians"]["llama"]
         wanted = pytest.approx(numba / llama) if found["unit"] == "tok/s" else None
         assert found["ratio"] == wanted
+
+
+@pytest.mark.skipif(not has_onnx, reason="onnx and onnxruntime are not installed")
+def test_several_others_are_shown_without_a_ratio(run: Run, endless_gguf: Path) -> None:
+    others = ("--against", "reference,onnx", "--threads", 1)
+    result = run("bench", endless_gguf, *QUICK, *others)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[1].split() == ["numba", "reference", "onnx"]
+    assert run("bench", endless_gguf, "--against", "llama,numba").code == 2
 
 
 def test_an_engine_that_is_not_there_is_one_line(

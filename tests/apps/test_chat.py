@@ -165,9 +165,12 @@ class Terminal:
         os.write(self.here, line.encode() + b"\n")
 
     def interrupt(self) -> None:
+        self.signal(signal.SIGINT)
+
+    def signal(self, number: int) -> None:
         # The program waits for input by now: a signal just before that waits with it.
         time.sleep(0.5)
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")

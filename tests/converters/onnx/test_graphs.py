@@ -257,7 +257,9 @@ def test_weights_that_are_divided_while_x_is_halved_give_the_same_logits(
     path = rescaled_gguf(convert(tmp_path / "m.pth", tmp_path / "m.gguf", "F32").path, every)
     stored = random_models.stored_logits("rwkv6")
     wanted, state = reference(path, stored["tokens"])
-    check(OnnxModel(path), stored["tokens"], wanted, state)
+    model = OnnxModel(path)
+    assert model.hyperparameters.rescale_every == every
+    check(model, stored["tokens"], wanted, state)
     # As in the test of the other engines: layer norm adds 1e-5 to a variance that is 4 or 16 times
     # less where x was halved. Without any halving, logits would differ by more than a tenth.
     assert difference(wanted, stored[name]) < 3e-4
