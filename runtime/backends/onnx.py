@@ -128,7 +128,8 @@ class OnnxBackend:
             logits = self._step(int(tokens[0]), state)
         else:
             logits = self._run_blocks(tokens.astype(np.int64), state, all_logits)
-        return logits if all_logits else logits[0]
+        last: Float32Array = logits[-1]
+        return logits if all_logits else last
 
     def _step(self, token: int, state: OnnxState) -> Float32Array:
         """One token, by the bindings that are kept for the state: (1, n_vocab) logits."""
