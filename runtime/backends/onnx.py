@@ -128,7 +128,8 @@ class OnnxBackend:
             logits = self._step(int(tokens[0]), state)
         else:
             logits = self._run_blocks(tokens.astype(np.int64), state, all_logits)
-        return logits if all_logits else logits[0]
+        last: Float32Array = logits[-1]
+        return logits if all_logits else last
 
     def _step(self, token: int, state: OnnxState) -> Float32Array:
         """One token, by the bindings that are kept for the state: (1, n_vocab) logits."""
@@ -138,7 +139,8 @@ class OnnxBackend:
         steps.token[0] = token
         self._run(steps.bindings[state.turn])
         state.swap()
-        return steps.logits.copy()
+        logits: Float32Array = steps.logits.copy()
+        return logits
 
     def _bind_steps(self, state: OnnxState) -> Steps:
         token = np.zeros(1, np.int64)
