@@ -90,11 +90,13 @@ def machine_table(reports: list[Report]) -> list[str]:
             versions["rwkv-edge"],
             versions["python"],
             llama + (", not repacked" if repacks is False else ""),
+            versions.get("onnxruntime", NOTHING) if with_onnx(report) else NOTHING,
             report["date"][:10],
         ]
         if row not in rows:
             rows.append(row)
-    heads = ("CPU", "tier", "threads", "system", "rwkv-edge", "Python", "llama-cpp-python", "date")
+    heads = ("CPU", "tier", "threads", "system", "rwkv-edge", "Python", "llama-cpp-python",
+             "onnxruntime", "date")  # fmt: skip
     return table(heads, rows)
 
 
