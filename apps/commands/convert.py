@@ -131,7 +131,7 @@ def convert(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint into a small GGUF file, or into an ONNX model.
+    """Turn a checkpoint into a small GGUF or ONNX file.
 
     The GGUF runs here and in llama.cpp, the ONNX model in onnxruntime; both hold the tokenizer too.
     """

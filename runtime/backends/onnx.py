@@ -139,7 +139,8 @@ class OnnxBackend:
         steps.token[0] = token
         self._run(steps.bindings[state.turn])
         state.swap()
-        return steps.logits.copy()
+        logits: Float32Array = steps.logits.copy()
+        return logits
 
     def _bind_steps(self, state: OnnxState) -> Steps:
         token = np.zeros(1, np.int64)
