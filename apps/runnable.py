@@ -79,7 +79,15 @@ class Runnable:
                 f"rwkv-edge convert {self.path} --onnx keeps it"
             )
         with console.progress("exporting", "bytes") as progress:
-            convert_to_onnx(self.path, path, None, threads=self._threads, progress=progress)
+            # Weights beside it are mapped by onnxruntime, of which it would otherwise keep a copy.
+            convert_to_onnx(
+                self.path,
+                path,
+                None,
+                threads=self._threads,
+                progress=progress,
+                external_data=True,
+            )
         return path
 
 
