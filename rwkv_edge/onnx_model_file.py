@@ -25,7 +25,12 @@ FLOAT, UINT8, INT64 = 1, 2, 7
 PLAIN_FORMATS: dict[int, type[QuantFormat]] = {FLOAT: F32, 10: F16, 16: BF16}
 # Quantized weights lie in two initializers; by the bytes that the codes of a block take.
 CODES, SCALES = ".codes", ".scales"
-BLOCK_FORMATS: dict[int, type[QuantFormat]] = {16: Q4_0, 32: Q8_0}
+BLOCK_FORMATS: dict[int, type[QuantFormat]] = {32: Q8_0, 16: Q4_0}
+# The names of all weight types that a file may hold.
+HELD_TYPES = tuple(f.__name__ for f in (*PLAIN_FORMATS.values(), *BLOCK_FORMATS.values()))
+# What the graph takes and gives beside the state. `logits_from`: the logits of the tokens from this
+# position on are given, negative numbers count from the end; NEW: before the name of a state array,
+# what it is after the tokens.
 TOKENS, LOGITS_FROM, LOGITS, NEW = "tokens", "logits_from", "logits", "new_"
 # What a graph's inputs and outputs are: element type, and dimensions; None is whatever a run has.
 Wanted = dict[str, tuple[int, tuple[int | None, ...]]]

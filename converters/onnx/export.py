@@ -28,14 +28,11 @@ from rwkv_edge.converters.plan import ConversionPlan
 from rwkv_edge.errors import BackendUnavailableError, InputError, UnsupportedModelError
 from rwkv_edge.fingerprint import Fingerprint
 from rwkv_edge.model_file import ADAPTERS_KEY
+from rwkv_edge.onnx_model_file import HELD_TYPES
 from rwkv_edge.quant import Bytes
 
 if TYPE_CHECKING:
     from rwkv_edge.converters.onnx.model_writer import ModelLayout
-
-SUFFIX = ".onnx"
-# Those of `stored_weights`, written out: whether onnx is installed is asked after they are checked.
-WEIGHT_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def convert_to_onnx(
 ) -> ConversionSummary:
     """Convert weights to an ONNX model, which appears whole or not at all.
 
-    weight_type: one of WEIGHT_TYPES; None for a GGUF whose tensors shall keep theirs, and every
+    weight_type: one of HELD_TYPES; None for a GGUF whose tensors shall keep theirs, and every
     number. external_data: weights of 1 KiB and more lie in a data file beside the model, as they do
     in any case where one file would be larger than protobuf's 2 GB.
     The others are those of `convert`. Raises RwkvEdgeError.
@@ -145,9 +142,9 @@ def planned_onnx(
 
     The checkpoint is open until the block ends. Raises RwkvEdgeError.
     """
-    if weight_type is not None and weight_type not in WEIGHT_TYPES:
+    if weight_type is not None and weight_type not in HELD_TYPES:
         raise InputError(
-            f"weight type {weight_type}: an ONNX model holds {', '.join(WEIGHT_TYPES)}; "
+            f"weight type {weight_type}: an ONNX model holds {', '.join(HELD_TYPES)}; "
             "choose one of these, or convert to a GGUF"
         )
     require_onnx()
@@ -222,9 +219,9 @@ def read_tensors(plan: ConversionPlan) -> list[PlannedTensor]:
 def require_stored(path: Path, tensor: PlannedTensor) -> None:
     """Raise UnsupportedModelError for a tensor of a type that ONNX does not hold."""
     name = tensor.quant.__name__
-    if name not in WEIGHT_TYPES:
+    if name not in HELD_TYPES:
         raise UnsupportedModelError(
-            f"{path}: {tensor.spec.name} is {name}; an ONNX model holds {', '.join(WEIGHT_TYPES)}; "
+            f"{path}: {tensor.spec.name} is {name}; an ONNX model holds {', '.join(HELD_TYPES)}; "
             "convert the .pth that it came from, or a GGUF of these types"
         )
 

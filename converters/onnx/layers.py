@@ -14,13 +14,8 @@ from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import Graph, Value
 from rwkv_edge.converters.onnx.stored_weights import EMBEDDING, STORED, StoredFloats
 from rwkv_edge.hyperparameters import GROUP_NORM_EPS, LAYER_NORM_EPS, Hyperparameters
+from rwkv_edge.onnx_model_file import LOGITS, LOGITS_FROM, NEW, TOKENS
 
-TOKENS = "tokens"
-LOGITS = "logits"
-# The logits of the tokens from this position on are given; negative numbers count from the end.
-LOGITS_FROM = "logits_from"
-# Before the name of a state array: what it is after the tokens.
-NEW = "new_"
 # The number of tokens, which a caller chooses.
 N_TOKENS = "T"
 

@@ -7,13 +7,14 @@ from onnx import ModelProto, helper, numpy_helper
 
 from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import CONTRIB, domains
-from rwkv_edge.converters.onnx.layers import LOGITS_FROM, ModelGraph
+from rwkv_edge.converters.onnx.layers import ModelGraph
 from rwkv_edge.converters.onnx.rwkv4 import Rwkv4Graph
 from rwkv_edge.converters.onnx.rwkv5 import Rwkv5Graph
 from rwkv_edge.converters.onnx.rwkv6 import Rwkv6Graph
 from rwkv_edge.converters.onnx.rwkv7 import Rwkv7Graph
 from rwkv_edge.converters.onnx.rwkv7a import Rwkv7aGraph
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.onnx_model_file import LOGITS_FROM
 from rwkv_edge.version import __version__
 
 PRODUCER = "rwkv-edge"

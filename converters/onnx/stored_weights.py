@@ -14,6 +14,7 @@ from onnx import TensorProto
 from rwkv_edge.arch import Role, TensorSpec
 from rwkv_edge.converters.gguf_file import PlannedTensor
 from rwkv_edge.converters.onnx.graph import CONTRIB, Graph, Value
+from rwkv_edge.onnx_model_file import CODES, SCALES
 from rwkv_edge.quant import BF16, F16, F32, Q4_0, Q8_0, Bytes, QuantFormat
 
 # What onnxruntime may round activations to: 4 is int8, one scale for 32 of them, as the numba
@@ -115,8 +116,8 @@ class StoredBlocks(StoredFormat):
         in_rows, in_blocks = (n_rows, n_blocks * block_bytes), (n_rows, n_blocks, block_bytes)
         codes = in_rows if is_table(tensor.spec) else in_blocks
         return (
-            Initializer(f"{name}.codes", TensorProto.UINT8, codes),
-            Initializer(f"{name}.scales", TensorProto.FLOAT, (n_rows, n_blocks)),
+            Initializer(name + CODES, TensorProto.UINT8, codes),
+            Initializer(name + SCALES, TensorProto.FLOAT, (n_rows, n_blocks)),
         )
 
     def split(self, blocks: Bytes) -> tuple[Bytes, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.hyperparameters import Hyperparameters
+from rwkv_edge.onnx_model_file import HELD_TYPES
 from rwkv_edge.quant import QuantFormat
 from rwkv_edge.runtime.backends.llama_state import WKV_AXES
 
@@ -22,8 +23,6 @@ WITH_KERNELS = frozenset(
         "IQ4_NL", "IQ4_XS", "Q3_K", "Q2_K",
     }
 )  # fmt: skip
-# Those that an export writes.
-IN_ONNX = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
 
 
 def of_numba(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
@@ -69,7 +68,7 @@ def of_llama(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
 def of_onnx(hyperparameters: Hyperparameters, formats: Formats) -> str | None:
     """Weight types that keep a GGUF from becoming an ONNX file, which is what the engine runs."""
     del hyperparameters
-    others = {quant.__name__ for quant in formats} - IN_ONNX
+    others = {quant.__name__ for quant in formats} - set(HELD_TYPES)
     return f"an ONNX file cannot hold {', '.join(sorted(others))}" if others else None
 
 

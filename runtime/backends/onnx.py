@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rwkv_edge.backend import Float32Array, Int32Array, StateArrays
 from rwkv_edge.errors import BackendUnavailableError, FormatError, RwkvEdgeError
-from rwkv_edge.onnx_model_file import OnnxModelFile
+from rwkv_edge.onnx_model_file import LOGITS, LOGITS_FROM, NEW, TOKENS, OnnxModelFile
 from rwkv_edge.runtime.simd.cpu import physical_cores
 
 Int64Array = npt.NDArray[np.int64]
@@ -182,12 +182,12 @@ class OnnxBackend:
             return self._library.OrtValue.ortvalue_from_numpy(array)
 
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input("tokens", value(tokens))
-        binding.bind_ortvalue_input("logits_from", value(logits_from))
+        binding.bind_ortvalue_input(TOKENS, value(tokens))
+        binding.bind_ortvalue_input(LOGITS_FROM, value(logits_from))
         for name in self._shapes:
             binding.bind_ortvalue_input(name, value(before[name]))
-            binding.bind_ortvalue_output(f"new_{name}", value(after[name]))
-        binding.bind_ortvalue_output("logits", value(logits))
+            binding.bind_ortvalue_output(NEW + name, value(after[name]))
+        binding.bind_ortvalue_output(LOGITS, value(logits))
         return binding
 
     def _run(self, binding: Any) -> None:

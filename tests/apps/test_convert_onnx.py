@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 import onnx
 
 from rwkv_edge.apps.commands import convert as convert_command
-from rwkv_edge.converters.onnx.export import WEIGHT_TYPES
+from rwkv_edge.onnx_model_file import HELD_TYPES
 from tests.converters.adapters.adapter_files import lora_of, write_pth
 from tests.converters.onnx.exported import read_exported
 
@@ -106,7 +106,7 @@ def planned(run: Run, *arguments: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("external", [False, True])
-@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@pytest.mark.parametrize("weight_type", HELD_TYPES)
 def test_a_plan_says_what_is_then_written(
     run: Run, checkpoint: Path, tmp_path: Path, weight_type: str, external: bool
 ) -> None:
@@ -173,7 +173,7 @@ def test_without_the_package_one_line_says_how_to_get_it(
 
 
 def test_help_lists_the_types(run: Run) -> None:
-    listed = ", ".join(WEIGHT_TYPES[:-1]) + " or " + WEIGHT_TYPES[-1]
+    listed = ", ".join(HELD_TYPES[:-1]) + " or " + HELD_TYPES[-1]
     assert listed == convert_command.ONNX_TYPE_NAMES
     assert "--external-data" in run("convert", "--help").out
 

@@ -18,7 +18,7 @@ from rwkv_edge.arch import architecture_of
 from rwkv_edge.arch.rwkv7 import Rwkv7Hyperparameters
 from rwkv_edge.converters.adapters import Adapter, TunedState
 from rwkv_edge.converters.convert import ConversionSummary, convert
-from rwkv_edge.converters.onnx.export import WEIGHT_TYPES, convert_to_onnx, planned_onnx
+from rwkv_edge.converters.onnx.export import convert_to_onnx, planned_onnx
 from rwkv_edge.converters.onnx.stored_weights import STORED
 from rwkv_edge.converters.synthetic import synthetic_hyperparameters, write_synthetic
 from rwkv_edge.errors import (
@@ -31,7 +31,7 @@ from rwkv_edge.errors import (
 from rwkv_edge.gguf_reader import GgufFile
 from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
-from rwkv_edge.onnx_model_file import OnnxModelFile
+from rwkv_edge.onnx_model_file import HELD_TYPES, OnnxModelFile
 from rwkv_edge.quant import BF16
 from tests.converters.adapters.adapter_files import lora_of, numbers, write_pth
 from tests.converters.foreign_names import tiny_model
@@ -99,7 +99,7 @@ def check(path: Path) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
-@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@pytest.mark.parametrize("weight_type", HELD_TYPES)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_weights_and_keys_are_those_of_the_gguf(
     tmp_path: Path, version: str, weight_type: str
@@ -134,7 +134,7 @@ def assert_opens_as(summary: ConversionSummary, gguf: Path) -> None:
 
 
 def test_the_types_are_those_that_have_a_form_in_onnx() -> None:
-    assert set(WEIGHT_TYPES) == {quant.__name__ for quant in STORED}
+    assert set(HELD_TYPES) == {quant.__name__ for quant in STORED}
 
 
 @pytest.mark.parametrize(("weight_type", "bits"), [("Q4_0", 4), ("Q8_0", 8)])
@@ -218,7 +218,7 @@ def test_adapters_and_tuned_states_go_in_as_into_a_gguf(
     assert found.keys["rwkv_edge.fingerprint"] != fingerprint_of(plain)
 
 
-@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@pytest.mark.parametrize("weight_type", HELD_TYPES)
 @pytest.mark.parametrize("version", ["4", "6", "7a"])
 def test_a_gguf_that_keeps_its_types_gives_the_file_of_its_checkpoint(
     tmp_path: Path, version: str, weight_type: str
@@ -321,7 +321,7 @@ def test_without_the_onnx_package_nothing_is_read(
 
 
 @pytest.mark.parametrize("external", [False, True])
-@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@pytest.mark.parametrize("weight_type", HELD_TYPES)
 def test_the_sizes_are_planned_to_the_byte(
     tmp_path: Path, tiny_pth: Path, adapted: list[Any], weight_type: str, external: bool
 ) -> None:
