@@ -66,21 +66,17 @@ class Arena:
     def _pack_share(
         self, tensor: GgufTensor, packed: PackedFormat, thread: int, n_threads: int
     ) -> None:
-        matrix = self.matrices[tensor.name]
-        n_columns, group_rows = int(matrix["n_columns"]), packed.group_rows
+        matrix, group_rows = self.matrices[tensor.name], packed.group_rows
         first, last = share(int(matrix["n_rows"]) // group_rows, 1, thread, n_threads)
-        # A view to the end of the arena: an offset is a multiple of every word's size.
-        target = self.weights[int(matrix["offset"]) :]
         n_whole = tensor.raw.shape[0] // group_rows
-        n_bad = packed.pack(tensor.raw, target, n_columns, first, min(last, n_whole))
+        n_bad = packed.pack(tensor.raw, 0, self.weights, matrix, first, min(last, n_whole))
         for group in range(max(first, n_whole), last):
             rows = np.zeros((group_rows, tensor.raw.shape[1]), np.uint8)
             left = tensor.raw[group * group_rows :]
             rows[: left.shape[0]] = left
             # As the rows of a mapped file, so that no kernel is compiled twice.
             rows.flags.writeable = tensor.raw.flags.writeable
-            place = target[group * group_bytes(packed, n_columns) :]
-            n_bad += packed.pack(rows, place, n_columns, 0, 1)
+            n_bad += packed.pack(rows, group, self.weights, matrix, group, group + 1)
         if n_bad:
             raise FormatError(
                 f"tensor {tensor.name} ({tensor.quant_format.__name__}) holds numbers that are NaN "

@@ -14,7 +14,8 @@ from rwkv_edge.hyperparameters import Hyperparameters
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.arena import Arena
 from rwkv_edge.runtime.kernels.activations import BLOCK, Activations, new_activations
-from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, ActiveColumns, new_active_columns
+from rwkv_edge.runtime.kernels.column_layout import GROUP_ROWS
+from rwkv_edge.runtime.kernels.columns import ActiveColumns, new_active_columns
 from rwkv_edge.runtime.kernels.embedding import row_decoder
 from rwkv_edge.runtime.kernels.matmul import MATRIX
 from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS, new_panels

@@ -2,11 +2,11 @@
 
 In tiles of 16 rows, of two blocks: 16 halves for each block; of a super-block: 16 bytes for each
 part, scale or least value, and then the halves that all parts share. In matrices by columns, the
-same of 128 rows.
+same of 128 rows: the halves in a head, the bytes at `scales_at`.
 """
 
 from rwkv_edge.jit import inline
-from rwkv_edge.runtime.kernels.columns import ROW_BYTES, ROW_HALVES
+from rwkv_edge.runtime.kernels.column_layout import ROW_BYTES, ROW_HALVES
 from rwkv_edge.runtime.kernels.pack import HALVES_BYTES
 from rwkv_edge.runtime.kernels.packed_format import ROWS
 from rwkv_edge.runtime.kernels.panel import SCALES, VECTOR_BYTES, scaled, with_least
@@ -72,45 +72,44 @@ def row_scales(weights, p, k):
 
 
 @inline
-def decode_row_scales(weights, tile, block_start, k, panel, p):
+def decode_row_scales(weights, head, scales_at, k, panel, p):
     """See `columns.multiply`."""
-    store_scales(panel, p, 0, row_scales(weights, block_start, k))
+    store_scales(panel, p, 0, row_scales(weights, scales_at, k))
 
 
 @inline
-def k_row_scale(weights, tile, block_start, k):
+def k_row_scale(weights, head, scales_at, k):
     """The same of a part of a super-block: Q4_K, Q5_K."""
-    return load_f16x16(weights, tile + k * HALVES_BYTES) * load_u8x16(
-        weights, block_start + k * ROWS
-    )
+    halves = load_f16x16(weights, head + k * HALVES_BYTES)
+    return halves * load_u8x16(weights, scales_at + k * ROWS)
 
 
 @inline
-def k_row_least(weights, tile, block_start, k):
+def k_row_least(weights, head, scales_at, k):
     """And its least values."""
-    halves = load_f16x16(weights, tile + ROW_HALVES + k * HALVES_BYTES)
-    return halves * load_u8x16(weights, block_start + ROW_BYTES + k * ROWS)
+    halves = load_f16x16(weights, head + ROW_HALVES + k * HALVES_BYTES)
+    return halves * load_u8x16(weights, scales_at + ROW_BYTES + k * ROWS)
 
 
 @inline
-def add_k_rows(product, weights, tile, block_start, k, part, x, token, block, y, row):
+def add_k_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
     """y[row:row + 16] += product, scaled, and the least values: Q4_K, Q5_K."""
     x_sum, x_scale = x.sums[token, block], x.scales[token, block]
-    scales = k_row_scale(weights, tile, block_start, k)
+    scales = k_row_scale(weights, head, scales_at, k)
     total = scaled(product, 0, x_sum, x_scale, scales, load_f32x16(y, row))
-    least = k_row_least(weights, tile, block_start, k)
+    least = k_row_least(weights, head, scales_at, k)
     store_f32x16(y, row, with_least(least, x_sum, x_scale, total))
 
 
 @inline
-def decode_k_rows(weights, tile, block_start, k, panel, p):
+def decode_k_rows(weights, head, scales_at, k, panel, p):
     """See `columns.multiply`."""
-    store_scales(panel, p, 0, k_row_scale(weights, tile, block_start, k))
-    store_scales(panel, p, 1, k_row_least(weights, tile, block_start, k))
+    store_scales(panel, p, 0, k_row_scale(weights, head, scales_at, k))
+    store_scales(panel, p, 1, k_row_least(weights, head, scales_at, k))
 
 
 @inline
-def half_part_row_scale(weights, tile, block_start, k, part):
+def half_part_row_scale(weights, head, scales_at, k, part):
     """Scales of half of a block of a super-block: Q6_K."""
-    halves = load_f16x16(weights, tile + k * HALVES_BYTES)
-    return halves * load_i8x16(weights, block_start + part * ROW_BYTES + k * ROWS)
+    halves = load_f16x16(weights, head + k * HALVES_BYTES)
+    return halves * load_i8x16(weights, scales_at + part * ROW_BYTES + k * ROWS)

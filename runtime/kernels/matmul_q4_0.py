@@ -9,18 +9,15 @@ from rwkv_edge.runtime.kernels.block_scales import (
     store_scales,
 )
 from rwkv_edge.runtime.kernels.codes import FOUR_BITS, unpack_nibbles
-from rwkv_edge.runtime.kernels.columns import (
+from rwkv_edge.runtime.kernels.column_layout import (
     GROUP_ROWS,
-    NIBBLE_COLUMN,
-    ROW_HALVES,
-    ColumnLayout,
-    take_nibbles,
     tile_bytes,
 )
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
+from rwkv_edge.runtime.kernels.columns import take_nibbles
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_nibbles
 from rwkv_edge.runtime.kernels.pack import HALVES_BYTES, PAIR
-from rwkv_edge.runtime.kernels.pack_blocks import pack_q4_0, pack_q4_0_columns
+from rwkv_edge.runtime.kernels.pack_blocks import Q4_0_COLUMNS, pack_q4_0, pack_q4_0_columns
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_1, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import NIBBLE_PANEL
@@ -30,7 +27,6 @@ from rwkv_edge.runtime.simd.memory import load_f16x16
 # A tile is the codes of two blocks, then their scales.
 SCALES_AT = PAIR * FOUR_BITS
 TILE_BYTES = SCALES_AT + PAIR * HALVES_BYTES
-COLUMNS = ColumnLayout(1, 0, ROW_HALVES, NIBBLE_COLUMN, 1, BYTES_WITH_1)
 
 
 @inline
@@ -60,9 +56,9 @@ def matmul_q4_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 
 
 @inline
-def add_rows(product, weights, tile, block_start, k, part, x, token, block, y, row):
+def add_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
     """See `columns.multiply`."""
-    scales = row_scales(weights, block_start, k)
+    scales = row_scales(weights, scales_at, k)
     x_sum, x_scale = x.sums[token, block], x.scales[token, block]
     add_scaled_rows(product, ZERO_CODE, x_sum, x_scale, scales, y, row)
 
@@ -71,7 +67,7 @@ def add_rows(product, weights, tile, block_start, k, part, x, token, block, y, r
 def matmul_q4_0_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """The same for weights laid out by columns; see `columns.multiply`."""
     multiply_columns(
-        take_nibbles, no_nibbles, dot4_nibbles, nibble_total, add_rows, decode_row_scales, COLUMNS,
+        take_nibbles, no_nibbles, dot4_nibbles, nibble_total, add_rows, decode_row_scales, Q4_0_COLUMNS,
         weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
     )  # fmt: skip
 
@@ -86,8 +82,8 @@ DENSE_FORMAT = PackedFormat(
 COLUMNS_FORMAT = PackedFormat(
     multiply=matmul_q4_0_columns,
     pack=pack_q4_0_columns,
-    tile_blocks=COLUMNS.tile_blocks,
-    tile_bytes=tile_bytes(COLUMNS),
+    tile_blocks=Q4_0_COLUMNS.tile_blocks,
+    tile_bytes=tile_bytes(Q4_0_COLUMNS),
     multiply_panel=NIBBLE_PANEL,
     group_rows=GROUP_ROWS,
     reads_columns=True,

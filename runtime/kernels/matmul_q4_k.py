@@ -9,8 +9,9 @@ from rwkv_edge.runtime.kernels.block_scales import (
     store_scales,
 )
 from rwkv_edge.runtime.kernels.codes import FOUR_BITS, unpack_nibbles
-from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, take_nibbles, tile_bytes
+from rwkv_edge.runtime.kernels.column_layout import GROUP_ROWS, tile_bytes
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
+from rwkv_edge.runtime.kernels.columns import take_nibbles
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_nibbles
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q4_K_TILE, pack_q4_k

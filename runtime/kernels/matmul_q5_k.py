@@ -9,8 +9,9 @@ from rwkv_edge.runtime.kernels.block_scales import (
     store_scales,
 )
 from rwkv_edge.runtime.kernels.codes import FIVE_BITS, unpack_five_bits
-from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, take_bytes, tile_bytes
+from rwkv_edge.runtime.kernels.column_layout import GROUP_ROWS, tile_bytes
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
+from rwkv_edge.runtime.kernels.columns import take_bytes
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_codes
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q5_K_TILE, pack_q5_k

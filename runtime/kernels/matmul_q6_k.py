@@ -9,8 +9,9 @@ from rwkv_edge.runtime.kernels.block_scales import (
     store_scales,
 )
 from rwkv_edge.runtime.kernels.codes import SIX_BITS, unpack_six_bits
-from rwkv_edge.runtime.kernels.columns import GROUP_ROWS, take_bytes, tile_bytes
+from rwkv_edge.runtime.kernels.column_layout import GROUP_ROWS, tile_bytes
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
+from rwkv_edge.runtime.kernels.columns import take_bytes
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_halves_of_codes
 from rwkv_edge.runtime.kernels.pack import SUPER_BLOCKS
 from rwkv_edge.runtime.kernels.pack_super_blocks import Q6_K_TILE, pack_q6_k
@@ -60,18 +61,18 @@ def matmul_q6_k(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 
 
 @inline
-def add_rows(product, weights, tile, block_start, k, part, x, token, block, y, row):
+def add_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
     """See `columns.multiply`."""
-    scales = half_part_row_scale(weights, tile, block_start, k, part)
+    scales = half_part_row_scale(weights, head, scales_at, k, part)
     x_sum, x_scale = x.half_sums[token, 2 * block + part], x.scales[token, block]
     add_scaled_rows(product, ZERO_CODE, x_sum, x_scale, scales, y, row)
 
 
 @inline
-def decode_rows(weights, tile, block_start, k, panel, p):
+def decode_rows(weights, head, scales_at, k, panel, p):
     """See `columns.multiply`."""
-    store_scales(panel, p, 0, half_part_row_scale(weights, tile, block_start, k, 0))
-    store_scales(panel, p, 1, half_part_row_scale(weights, tile, block_start, k, 1))
+    store_scales(panel, p, 0, half_part_row_scale(weights, head, scales_at, k, 0))
+    store_scales(panel, p, 1, half_part_row_scale(weights, head, scales_at, k, 1))
 
 
 @kernel

@@ -8,18 +8,15 @@ from rwkv_edge.runtime.kernels.block_scales import (
     store_scales,
 )
 from rwkv_edge.runtime.kernels.codes import EIGHT_BITS, unpack_bytes
-from rwkv_edge.runtime.kernels.columns import (
-    BYTE_COLUMN,
+from rwkv_edge.runtime.kernels.column_layout import (
     GROUP_ROWS,
-    ROW_HALVES,
-    ColumnLayout,
-    take_bytes,
     tile_bytes,
 )
 from rwkv_edge.runtime.kernels.columns import multiply as multiply_columns
+from rwkv_edge.runtime.kernels.columns import take_bytes
 from rwkv_edge.runtime.kernels.matmul_blocks import multiply, sum_bytes
 from rwkv_edge.runtime.kernels.pack import HALVES_BYTES, PAIR
-from rwkv_edge.runtime.kernels.pack_blocks import pack_q8_0, pack_q8_0_columns
+from rwkv_edge.runtime.kernels.pack_blocks import Q8_0_COLUMNS, pack_q8_0, pack_q8_0_columns
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_1, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import BYTE_PANEL
@@ -29,7 +26,6 @@ from rwkv_edge.runtime.simd.memory import load_f16x16
 # A tile is the codes of two blocks, then their scales.
 SCALES_AT = PAIR * EIGHT_BITS
 TILE_BYTES = SCALES_AT + PAIR * HALVES_BYTES
-COLUMNS = ColumnLayout(1, 0, ROW_HALVES, BYTE_COLUMN, 1, BYTES_WITH_1)
 
 
 @inline
@@ -60,9 +56,9 @@ def matmul_q8_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 
 
 @inline
-def add_rows(product, weights, tile, block_start, k, part, x, token, block, y, row):
+def add_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
     """See `columns.multiply`."""
-    scales = row_scales(weights, block_start, k)
+    scales = row_scales(weights, scales_at, k)
     x_sum, x_scale = x.sums[token, block], x.scales[token, block]
     add_scaled_rows(product, byte_zero_code(), x_sum, x_scale, scales, y, row)
 
@@ -71,7 +67,7 @@ def add_rows(product, weights, tile, block_start, k, part, x, token, block, y, r
 def matmul_q8_0_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """The same for weights laid out by columns; see `columns.multiply`."""
     multiply_columns(
-        take_bytes, no_bytes, dot4, byte_total, add_rows, decode_row_scales, COLUMNS,
+        take_bytes, no_bytes, dot4, byte_total, add_rows, decode_row_scales, Q8_0_COLUMNS,
         weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
     )  # fmt: skip
 
@@ -86,8 +82,8 @@ DENSE_FORMAT = PackedFormat(
 COLUMNS_FORMAT = PackedFormat(
     multiply=matmul_q8_0_columns,
     pack=pack_q8_0_columns,
-    tile_blocks=COLUMNS.tile_blocks,
-    tile_bytes=tile_bytes(COLUMNS),
+    tile_blocks=Q8_0_COLUMNS.tile_blocks,
+    tile_bytes=tile_bytes(Q8_0_COLUMNS),
     multiply_panel=BYTE_PANEL,
     group_rows=GROUP_ROWS,
     reads_columns=True,

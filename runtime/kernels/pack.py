@@ -63,37 +63,39 @@ def store_quads(packed, p, w):
 @inline
 def pack_pairs(
     pack_codes, pack_scales, block_bytes, code_bytes, scale_bytes,
-    raw, packed, n_columns, first_group, last_group,
+    raw, raw_group, weights, matrix, first_group, last_group,
 ):  # fmt: skip
     """Interleave groups of 16 rows of a file's blocks of 32 into tiles of two blocks.
 
     A tile is the codes of its first block, those of its second, and the scales of both. raw: (rows,
-    bytes of a row) uint8. packed: the matrix, bytes; overwritten. Where rows have an odd number of
-    blocks, the last tile gets scales of zero. Gives how many scales are NaN or infinite.
+    bytes of a row) uint8, of which group raw_group is the first. weights: the arena, in which the
+    matrix is overwritten. Where rows have an odd number of blocks, the last tile gets scales of zero. Gives
+    how many scales are NaN or infinite.
     """
-    n_bytes, n_blocks = raw.shape[1], n_columns // BLOCK
+    n_bytes, n_blocks = raw.shape[1], matrix.n_columns // BLOCK
     n_bad = 0
     for group in range(first_group, last_group):
-        row = group * ROWS
+        row = (group - raw_group) * ROWS
         for block in range(n_blocks):
-            tile = (group * n_blocks + block) // PAIR * PAIR * (code_bytes + scale_bytes)
+            pair = (group * n_blocks + block) // PAIR
+            tile = matrix.offset + pair * PAIR * (code_bytes + scale_bytes)
             codes = tile + block % PAIR * code_bytes
             scales = tile + PAIR * code_bytes + block % PAIR * scale_bytes
             source = block * block_bytes
             if source < n_bytes:
-                n_bad += pack_scales(raw, row, source, packed, scales)
-                pack_codes(raw, row, source, packed, codes)
+                n_bad += pack_scales(raw, row, source, weights, scales)
+                pack_codes(raw, row, source, weights, codes)
             else:
                 for i in range(scale_bytes):
-                    packed[scales + i] = 0
+                    weights[scales + i] = 0
     return n_bad
 
 
 @inline
 def pack_tiles(
-    pack_tile, block_bytes, tile_bytes, group_rows, raw, packed, first_group, last_group
+    pack_tile, block_bytes, tile_bytes, raw, raw_group, weights, matrix, first_group, last_group
 ):
-    """Interleave groups of rows of a file's blocks, each of which becomes a tile.
+    """Interleave groups of 16 rows of a file's blocks, each of which becomes a tile.
 
     pack_tile(raw, row, source, packed, target) writes a tile out of the blocks at byte `source` of
     all rows of a group, and gives how many of their scales are NaN or infinite.
@@ -101,9 +103,10 @@ def pack_tiles(
     n_blocks = raw.shape[1] // block_bytes
     n_bad = 0
     for group in range(first_group, last_group):
+        row = (group - raw_group) * ROWS
         for block in range(n_blocks):
-            target = (group * n_blocks + block) * tile_bytes
-            n_bad += pack_tile(raw, group * group_rows, block * block_bytes, packed, target)
+            target = matrix.offset + (group * n_blocks + block) * tile_bytes
+            n_bad += pack_tile(raw, row, block * block_bytes, weights, target)
     return n_bad
 
 
@@ -125,11 +128,13 @@ def columns_of(group, quad):
 
 
 @kernel
-def pack_numbers(raw, packed, exponent, n_columns_padded, group_rows, first_group, last_group):
+def pack_numbers(
+    raw, raw_group, packed, exponent, n_columns_padded, group_rows, first_group, last_group
+):
     """Interleave groups of rows of plain numbers: column by column, `group_rows` rows each.
 
-    raw: (rows, columns) of any integer type as wide as the numbers; packed: 1-d of the same type,
-    overwritten. exponent: bits that are all set in what is NaN or infinite; gives whether any is.
+    raw: (rows, columns) of any integer type as wide as the numbers, of which group raw_group is the
+    first; packed: 1-d of the same type, overwritten. exponent: bits that are all set in what is NaN or infinite; gives whether any is.
     Columns that the matrix does not have become zero.
     """
     n_columns = raw.shape[1]
@@ -140,7 +145,7 @@ def pack_numbers(raw, packed, exponent, n_columns_padded, group_rows, first_grou
         for part in range(0, n_columns_padded, COLUMN_PART):
             last = min(part + COLUMN_PART, n_columns_padded)
             for lane in range(group_rows):
-                row = group * group_rows + lane
+                row = (group - raw_group) * group_rows + lane
                 for column in range(part, min(last, n_columns)):
                     number = raw[row, column]
                     packed[start + column * group_rows + lane] = number

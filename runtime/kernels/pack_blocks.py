@@ -6,7 +6,15 @@ from rwkv_edge.jit import inline, kernel
 from rwkv_edge.quant import IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from rwkv_edge.runtime.kernels.activations import BLOCK
 from rwkv_edge.runtime.kernels.codes import EIGHT_BITS, FIVE_BITS, FOUR_BITS
-from rwkv_edge.runtime.kernels.columns import BYTE_COLUMN, GROUP_ROWS, NIBBLE_COLUMN, ROW_HALVES
+from rwkv_edge.runtime.kernels.column_layout import (
+    BYTE_COLUMN,
+    GROUP_ROWS,
+    NIBBLE_COLUMN,
+    ROW_HALVES,
+    ColumnLayout,
+    column_stride,
+    places_of,
+)
 from rwkv_edge.runtime.kernels.pack import (
     HALVES_BYTES,
     columns_of,
@@ -14,12 +22,15 @@ from rwkv_edge.runtime.kernels.pack import (
     load_group,
     pack_halves,
     pack_pairs,
-    pack_tiles,
     store_quads,
 )
-from rwkv_edge.runtime.kernels.pack_columns import store_byte_columns, store_nibble_columns
+from rwkv_edge.runtime.kernels.pack_columns import (
+    pack_column_tiles,
+    store_byte_columns,
+    store_nibble_columns,
+)
 from rwkv_edge.runtime.kernels.packed_format import ROWS
-from rwkv_edge.runtime.kernels.panel import store_codes
+from rwkv_edge.runtime.kernels.panel import BYTES_WITH_1, store_codes
 from rwkv_edge.runtime.simd.arithmetic import splat_i8
 from rwkv_edge.runtime.simd.dot_products import byte_zero_code
 from rwkv_edge.runtime.simd.shuffles import load_quads
@@ -41,8 +52,8 @@ Q5_1_BYTES, Q5_1_CODES = Q5_1.block.itemsize, offset_of(Q5_1, "codes")
 Q5_0_FIFTH, Q5_1_FIFTH = offset_of(Q5_0, "fifth_bits"), offset_of(Q5_1, "fifth_bits")
 Q4_1_LEAST, Q5_1_LEAST = offset_of(Q4_1, "least"), offset_of(Q5_1, "least")
 # A scale stands first in all of them.
-NIBBLE_BLOCK = ROW_HALVES + BLOCK * NIBBLE_COLUMN
-BYTE_BLOCK = ROW_HALVES + BLOCK * BYTE_COLUMN
+Q4_0_COLUMNS = ColumnLayout(1, 0, ROW_HALVES, NIBBLE_COLUMN, 1, BYTES_WITH_1)
+Q8_0_COLUMNS = ColumnLayout(1, 0, ROW_HALVES, BYTE_COLUMN, 1, BYTES_WITH_1)
 
 
 @inline
@@ -86,11 +97,11 @@ def pack_q4_0_codes(raw, row, source, packed, target):
 
 
 @kernel
-def pack_q4_0(raw, packed, n_columns, first_group, last_group):
+def pack_q4_0(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_pairs`. Also IQ4_NL, whose blocks have the same fields."""
     return pack_pairs(
         pack_q4_0_codes, pack_scale, Q4_0_BYTES, FOUR_BITS, HALVES_BYTES,
-        raw, packed, n_columns, first_group, last_group,
+        raw, raw_group, weights, matrix, first_group, last_group,
     )  # fmt: skip
 
 
@@ -101,11 +112,11 @@ def pack_q4_1_codes(raw, row, source, packed, target):
 
 
 @kernel
-def pack_q4_1(raw, packed, n_columns, first_group, last_group):
+def pack_q4_1(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_pairs`."""
     return pack_pairs(
         pack_q4_1_codes, pack_scale_and_least, Q4_1_BYTES, FOUR_BITS, 2 * HALVES_BYTES,
-        raw, packed, n_columns, first_group, last_group,
+        raw, raw_group, weights, matrix, first_group, last_group,
     )  # fmt: skip
 
 
@@ -117,11 +128,11 @@ def pack_q5_0_codes(raw, row, source, packed, target):
 
 
 @kernel
-def pack_q5_0(raw, packed, n_columns, first_group, last_group):
+def pack_q5_0(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_pairs`."""
     return pack_pairs(
         pack_q5_0_codes, pack_scale, Q5_0_BYTES, FIVE_BITS, HALVES_BYTES,
-        raw, packed, n_columns, first_group, last_group,
+        raw, raw_group, weights, matrix, first_group, last_group,
     )  # fmt: skip
 
 
@@ -133,11 +144,11 @@ def pack_q5_1_codes(raw, row, source, packed, target):
 
 
 @kernel
-def pack_q5_1(raw, packed, n_columns, first_group, last_group):
+def pack_q5_1(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_pairs`."""
     return pack_pairs(
         pack_q5_1_codes, pack_scale_and_least, Q5_1_BYTES, FIVE_BITS, 2 * HALVES_BYTES,
-        raw, packed, n_columns, first_group, last_group,
+        raw, raw_group, weights, matrix, first_group, last_group,
     )  # fmt: skip
 
 
@@ -155,32 +166,32 @@ def pack_q8_0_codes(raw, row, source, packed, target):
 
 
 @kernel
-def pack_q8_0(raw, packed, n_columns, first_group, last_group):
+def pack_q8_0(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_pairs`."""
     return pack_pairs(
         pack_q8_0_codes, pack_scale, Q8_0_BYTES, EIGHT_BITS, HALVES_BYTES,
-        raw, packed, n_columns, first_group, last_group,
+        raw, raw_group, weights, matrix, first_group, last_group,
     )  # fmt: skip
 
 
 @inline
-def pack_q4_0_column_block(raw, row, source, packed, target):
-    """A block of 128 rows: its scales, then its columns, two of which a byte of the file holds."""
-    n_bad = pack_halves(raw, row, source, packed, target, GROUP_ROWS, 0)
-    n_bytes, columns = raw.shape[1], target + ROW_HALVES
+def pack_q4_0_column_block(raw, row, source, weights, matrix, block, group):
+    """See `pack_column_tiles`. A byte of the file holds two columns."""
+    _, scales, codes = places_of(Q4_0_COLUMNS, matrix, block, group)
+    n_bytes, stride = raw.shape[1], column_stride(Q4_0_COLUMNS, matrix)
     first = row * n_bytes + source + Q4_0_CODES
     low = load_group(raw, first, n_bytes)
     high = load_group(raw, first + GROUP_ROWS // 2 * n_bytes, n_bytes)
-    store_nibble_columns(packed, columns, columns + HALF_BLOCK * NIBBLE_COLUMN, low, high)
-    return n_bad
+    store_nibble_columns(weights, codes, codes + HALF_BLOCK * stride, stride, low, high)
+    return pack_halves(raw, row, source, weights, scales, GROUP_ROWS, 0)
 
 
 @kernel
-def pack_q4_0_columns(raw, packed, n_columns, first_group, last_group):
+def pack_q4_0_columns(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
-    return pack_tiles(
-        pack_q4_0_column_block, Q4_0_BYTES, NIBBLE_BLOCK, GROUP_ROWS,
-        raw, packed, first_group, last_group,
+    return pack_column_tiles(
+        pack_q4_0_column_block, Q4_0_BYTES, Q4_0_COLUMNS,
+        raw, raw_group, weights, matrix, first_group, last_group,
     )  # fmt: skip
 
 
@@ -192,26 +203,26 @@ def flipped_columns(rows, quad):
 
 
 @inline
-def pack_q8_0_column_block(raw, row, source, packed, target):
-    """A block of 128 rows: its scales, then its columns."""
-    n_bad = pack_halves(raw, row, source, packed, target, GROUP_ROWS, 0)
-    n_bytes = raw.shape[1]
+def pack_q8_0_column_block(raw, row, source, weights, matrix, block, group):
+    """See `pack_column_tiles`."""
+    _, scales, codes = places_of(Q8_0_COLUMNS, matrix, block, group)
+    n_bytes, stride = raw.shape[1], column_stride(Q8_0_COLUMNS, matrix)
     for quarter in range(4):
         # 16 columns of the first 64 rows, of the others, and the same of 16 more.
         half, column = quarter % 2 * (GROUP_ROWS // 2), quarter // 2 * HALF_BLOCK
         rows = load_group(raw, (row + half) * n_bytes + source + Q8_0_CODES + column, n_bytes)
-        p = target + ROW_HALVES + column * BYTE_COLUMN + half
-        store_byte_columns(packed, p, flipped_columns(rows, 0))
-        store_byte_columns(packed, p + 4 * BYTE_COLUMN, flipped_columns(rows, 1))
-        store_byte_columns(packed, p + 8 * BYTE_COLUMN, flipped_columns(rows, 2))
-        store_byte_columns(packed, p + 12 * BYTE_COLUMN, flipped_columns(rows, 3))
-    return n_bad
+        p = codes + column * stride + half
+        store_byte_columns(weights, p, stride, flipped_columns(rows, 0))
+        store_byte_columns(weights, p + 4 * stride, stride, flipped_columns(rows, 1))
+        store_byte_columns(weights, p + 8 * stride, stride, flipped_columns(rows, 2))
+        store_byte_columns(weights, p + 12 * stride, stride, flipped_columns(rows, 3))
+    return pack_halves(raw, row, source, weights, scales, GROUP_ROWS, 0)
 
 
 @kernel
-def pack_q8_0_columns(raw, packed, n_columns, first_group, last_group):
+def pack_q8_0_columns(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
-    return pack_tiles(
-        pack_q8_0_column_block, Q8_0_BYTES, BYTE_BLOCK, GROUP_ROWS,
-        raw, packed, first_group, last_group,
+    return pack_column_tiles(
+        pack_q8_0_column_block, Q8_0_BYTES, Q8_0_COLUMNS,
+        raw, raw_group, weights, matrix, first_group, last_group,
     )  # fmt: skip

@@ -21,16 +21,26 @@ def pack_floats(
     exponent: Any,
     group_rows: int,
     raw: Bytes,
-    packed: Bytes,
-    n_columns: int,
+    raw_group: int,
+    weights: Bytes,
+    matrix: np.void,
     first_group: int,
     last_group: int,
 ) -> int:
     """`PackedFormat.pack`, of the type of words that `exponent` is."""
     word = exponent.dtype
+    # A view to the end of the arena: an offset is a multiple of every word's size.
+    packed = weights[int(matrix["offset"]) :]
     words = packed[: packed.size // word.itemsize * word.itemsize].view(word)
     is_bad = pack_numbers(
-        raw.view(word), words, exponent, n_columns, group_rows, first_group, last_group
+        raw.view(word),
+        raw_group,
+        words,
+        exponent,
+        int(matrix["n_columns"]),
+        group_rows,
+        first_group,
+        last_group,
     )
     return int(is_bad)
 

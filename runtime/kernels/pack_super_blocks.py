@@ -252,48 +252,54 @@ def pack_iq4_xs_tile(raw, row, source, packed, target):
 
 
 @kernel
-def pack_q4_k(raw, packed, n_columns, first_group, last_group):
+def pack_q4_k(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
     return pack_tiles(
-        pack_q4_k_tile, Q4_K_BYTES, Q4_K_TILE, ROWS, raw, packed, first_group, last_group
-    )
+        pack_q4_k_tile, Q4_K_BYTES, Q4_K_TILE,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
 
 
 @kernel
-def pack_q5_k(raw, packed, n_columns, first_group, last_group):
+def pack_q5_k(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
     return pack_tiles(
-        pack_q5_k_tile, Q5_K_BYTES, Q5_K_TILE, ROWS, raw, packed, first_group, last_group
-    )
+        pack_q5_k_tile, Q5_K_BYTES, Q5_K_TILE,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
 
 
 @kernel
-def pack_q6_k(raw, packed, n_columns, first_group, last_group):
+def pack_q6_k(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
     return pack_tiles(
-        pack_q6_k_tile, Q6_K_BYTES, Q6_K_TILE, ROWS, raw, packed, first_group, last_group
-    )
+        pack_q6_k_tile, Q6_K_BYTES, Q6_K_TILE,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
 
 
 @kernel
-def pack_q3_k(raw, packed, n_columns, first_group, last_group):
+def pack_q3_k(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
     return pack_tiles(
-        pack_q3_k_tile, Q3_K_BYTES, Q3_K_TILE, ROWS, raw, packed, first_group, last_group
-    )
+        pack_q3_k_tile, Q3_K_BYTES, Q3_K_TILE,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
 
 
 @kernel
-def pack_q2_k(raw, packed, n_columns, first_group, last_group):
+def pack_q2_k(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
     return pack_tiles(
-        pack_q2_k_tile, Q2_K_BYTES, Q2_K_TILE, ROWS, raw, packed, first_group, last_group
-    )
+        pack_q2_k_tile, Q2_K_BYTES, Q2_K_TILE,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
 
 
 @kernel
-def pack_iq4_xs(raw, packed, n_columns, first_group, last_group):
+def pack_iq4_xs(raw, raw_group, weights, matrix, first_group, last_group):
     """See `pack_tiles`."""
     return pack_tiles(
-        pack_iq4_xs_tile, IQ4_XS_BYTES, IQ4_XS_TILE, ROWS, raw, packed, first_group, last_group
-    )
+        pack_iq4_xs_tile, IQ4_XS_BYTES, IQ4_XS_TILE,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip

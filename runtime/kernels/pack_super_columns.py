@@ -6,7 +6,7 @@ parts, a byte each. Codes of more than four bits become bytes.
 
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.kernels.activations import BLOCK
-from rwkv_edge.runtime.kernels.columns import (
+from rwkv_edge.runtime.kernels.column_layout import (
     BYTE_COLUMN,
     GROUP_ROWS,
     HALF_ROWS,
@@ -14,7 +14,8 @@ from rwkv_edge.runtime.kernels.columns import (
     ROW_BYTES,
     ROW_HALVES,
     ColumnLayout,
-    tile_bytes,
+    column_stride,
+    places_of,
 )
 from rwkv_edge.runtime.kernels.pack import (
     SIGN,
@@ -23,9 +24,12 @@ from rwkv_edge.runtime.kernels.pack import (
     load_group,
     pack_bytes,
     pack_halves,
-    pack_tiles,
 )
-from rwkv_edge.runtime.kernels.pack_columns import store_byte_columns, store_nibble_columns
+from rwkv_edge.runtime.kernels.pack_columns import (
+    pack_column_tiles,
+    store_byte_columns,
+    store_nibble_columns,
+)
 from rwkv_edge.runtime.kernels.pack_super_blocks import (
     K_LEAST,
     K_SCALE,
@@ -51,42 +55,40 @@ TWO_BYTES = 2 * ROW_BYTES
 Q4_K_COLUMNS = ColumnLayout(SUPER_BLOCKS, 2 * ROW_HALVES, TWO_BYTES, NIBBLE_COLUMN, 1, BYTES_WITH_2)
 Q5_K_COLUMNS = ColumnLayout(SUPER_BLOCKS, 2 * ROW_HALVES, TWO_BYTES, BYTE_COLUMN, 1, BYTES_WITH_2)
 Q6_K_COLUMNS = ColumnLayout(SUPER_BLOCKS, ROW_HALVES, TWO_BYTES, BYTE_COLUMN, 2, BYTES_WITH_2)
-Q4_K_TILE, Q5_K_TILE, Q6_K_TILE = (
-    tile_bytes(layout) for layout in (Q4_K_COLUMNS, Q5_K_COLUMNS, Q6_K_COLUMNS)
-)
-NIBBLE_BLOCK, BYTE_BLOCK = (TWO_BYTES + BLOCK * column for column in (NIBBLE_COLUMN, BYTE_COLUMN))
 # Columns that are read at once, of half the rows of a group.
 STEP = 16
 
 
 @inline
-def pack_k_row_scales(raw, row, source, packed, target, block_bytes):
+def pack_k_row_scales(layout, raw, row, source, weights, matrix, block, group):
     """Scales and least values of Q4_K and Q5_K, as `k_row_scale` and `k_row_least` read them."""
-    n_bad = pack_halves(raw, row, source + K_SCALE, packed, target, GROUP_ROWS, 0)
-    least = target + ROW_HALVES
-    n_bad += pack_halves(raw, row, source + K_LEAST, packed, least, GROUP_ROWS, SIGN)
+    head, _, _ = places_of(layout, matrix, block, group)
+    n_bad = pack_halves(raw, row, source + K_SCALE, weights, head, GROUP_ROWS, 0)
+    least = head + ROW_HALVES
+    n_bad += pack_halves(raw, row, source + K_LEAST, weights, least, GROUP_ROWS, SIGN)
     for i in range(SUPER_BLOCKS):
-        block = target + 2 * ROW_HALVES + i * block_bytes
+        _, scales, _ = places_of(layout, matrix, block + i, group)
         for lane in range(GROUP_ROWS):
             scale, least_scale = six_bits_of(raw[row + lane], source + K_SCALES, i)
-            packed[block + lane] = scale
-            packed[block + ROW_BYTES + lane] = least_scale
+            weights[scales + lane] = scale
+            weights[scales + ROW_BYTES + lane] = least_scale
     return n_bad
 
 
 @inline
-def pack_q4_k_tile(raw, row, source, packed, target):
-    """See `pack_tiles`."""
-    n_bytes = raw.shape[1]
+def pack_q4_k_tile(raw, row, source, weights, matrix, block, group):
+    """See `pack_column_tiles`."""
+    n_bytes, stride = raw.shape[1], column_stride(Q4_K_COLUMNS, matrix)
     for pair in range(SUPER_BLOCKS // 2):
-        codes = target + 2 * ROW_HALVES + 2 * pair * NIBBLE_BLOCK + TWO_BYTES
+        _, _, low_codes = places_of(Q4_K_COLUMNS, matrix, block + 2 * pair, group)
+        _, _, high_codes = places_of(Q4_K_COLUMNS, matrix, block + 2 * pair + 1, group)
         for column in range(0, BLOCK, STEP):
             first = row * n_bytes + source + Q4_K_CODES + pair * PART_BYTES + column
             low = load_group(raw, first, n_bytes)
             high = load_group(raw, first + HALF_ROWS * n_bytes, n_bytes)
-            p = codes + column * NIBBLE_COLUMN
-            store_nibble_columns(packed, p, p + NIBBLE_BLOCK, low, high)
-    return pack_k_row_scales(raw, row, source, packed, target, NIBBLE_BLOCK)
+            a, b = low_codes + column * stride, high_codes + column * stride
+            store_nibble_columns(weights, a, b, stride, low, high)
+    return pack_k_row_scales(Q4_K_COLUMNS, raw, row, source, weights, matrix, block, group)
 
 
 @inline
@@ -102,40 +104,40 @@ def joined_columns(codes, upper, quad, nibble, bit, n_bits):
 
 
 @inline
-def pack_joined(raw, codes_at, upper_at, nibble, bit, n_bits, packed, target):
+def pack_joined(raw, codes_at, upper_at, nibble, bit, n_bits, weights, target, stride):
     """A block of 64 rows: 32 bytes of codes and of upper bits, of which it has some bits each."""
     n_bytes = raw.shape[1]
     for column in range(0, BLOCK, STEP):
         codes = load_group(raw, codes_at + column, n_bytes)
         upper = load_group(raw, upper_at + column, n_bytes)
-        p = target + column * BYTE_COLUMN
-        store_byte_columns(packed, p, joined_columns(codes, upper, 0, nibble, bit, n_bits))
-        p += 4 * BYTE_COLUMN
-        store_byte_columns(packed, p, joined_columns(codes, upper, 1, nibble, bit, n_bits))
-        p += 4 * BYTE_COLUMN
-        store_byte_columns(packed, p, joined_columns(codes, upper, 2, nibble, bit, n_bits))
-        p += 4 * BYTE_COLUMN
-        store_byte_columns(packed, p, joined_columns(codes, upper, 3, nibble, bit, n_bits))
+        p = target + column * stride
+        store_byte_columns(weights, p, stride, joined_columns(codes, upper, 0, nibble, bit, n_bits))
+        p += 4 * stride
+        store_byte_columns(weights, p, stride, joined_columns(codes, upper, 1, nibble, bit, n_bits))
+        p += 4 * stride
+        store_byte_columns(weights, p, stride, joined_columns(codes, upper, 2, nibble, bit, n_bits))
+        p += 4 * stride
+        store_byte_columns(weights, p, stride, joined_columns(codes, upper, 3, nibble, bit, n_bits))
 
 
 @inline
-def pack_q5_k_tile(raw, row, source, packed, target):
-    """See `pack_tiles`."""
-    n_bytes = raw.shape[1]
+def pack_q5_k_tile(raw, row, source, weights, matrix, block, group):
+    """See `pack_column_tiles`."""
+    n_bytes, stride = raw.shape[1], column_stride(Q5_K_COLUMNS, matrix)
     for half in range(0, GROUP_ROWS, HALF_ROWS):
         start = (row + half) * n_bytes + source
         for i in range(SUPER_BLOCKS):
             codes = start + Q5_K_CODES + i // 2 * PART_BYTES
-            block = target + 2 * ROW_HALVES + i * BYTE_BLOCK + TWO_BYTES + half
-            pack_joined(raw, codes, start + Q5_K_FIFTH, i % 2 * 4, i, 1, packed, block)
-    return pack_k_row_scales(raw, row, source, packed, target, BYTE_BLOCK)
+            _, _, target = places_of(Q5_K_COLUMNS, matrix, block + i, group)
+            upper, nibble = start + Q5_K_FIFTH, i % 2 * 4
+            pack_joined(raw, codes, upper, nibble, i, 1, weights, target + half, stride)
+    return pack_k_row_scales(Q5_K_COLUMNS, raw, row, source, weights, matrix, block, group)
 
 
 @inline
-def pack_q6_k_tile(raw, row, source, packed, target):
-    """See `pack_tiles`."""
-    n_bytes = raw.shape[1]
-    blocks = target + ROW_HALVES
+def pack_q6_k_tile(raw, row, source, weights, matrix, block, group):
+    """See `pack_column_tiles`."""
+    n_bytes, stride = raw.shape[1], column_stride(Q6_K_COLUMNS, matrix)
     for half in range(0, GROUP_ROWS, HALF_ROWS):
         start = (row + half) * n_bytes + source
         for i in range(SUPER_BLOCKS):
@@ -143,34 +145,39 @@ def pack_q6_k_tile(raw, row, source, packed, target):
             codes = start + Q6_K_CODES + (i // 4 * 2 + i % 2) * PART_BYTES
             upper = start + Q6_K_UPPER + i // 4 * PART_BYTES
             nibble, bit = i % 4 // 2 * 4, i % 4 * 2
-            block = blocks + i * BYTE_BLOCK + TWO_BYTES + half
-            pack_joined(raw, codes, upper, nibble, bit, 2, packed, block)
+            _, _, target = places_of(Q6_K_COLUMNS, matrix, block + i, group)
+            pack_joined(raw, codes, upper, nibble, bit, 2, weights, target + half, stride)
     for i in range(SUPER_BLOCKS):
-        scales, block = source + Q6_K_SCALES + 2 * i, blocks + i * BYTE_BLOCK
-        pack_bytes(raw, row, scales, packed, block, GROUP_ROWS)
-        pack_bytes(raw, row, scales + 1, packed, block + ROW_BYTES, GROUP_ROWS)
-    return pack_halves(raw, row, source + Q6_K_SCALE, packed, target, GROUP_ROWS, 0)
+        _, scales, _ = places_of(Q6_K_COLUMNS, matrix, block + i, group)
+        parts = source + Q6_K_SCALES + 2 * i
+        pack_bytes(raw, row, parts, weights, scales, GROUP_ROWS)
+        pack_bytes(raw, row, parts + 1, weights, scales + ROW_BYTES, GROUP_ROWS)
+    head, _, _ = places_of(Q6_K_COLUMNS, matrix, block, group)
+    return pack_halves(raw, row, source + Q6_K_SCALE, weights, head, GROUP_ROWS, 0)
 
 
 @kernel
-def pack_q4_k_columns(raw, packed, n_columns, first_group, last_group):
-    """See `pack_tiles`."""
-    return pack_tiles(
-        pack_q4_k_tile, Q4_K_BYTES, Q4_K_TILE, GROUP_ROWS, raw, packed, first_group, last_group
-    )
+def pack_q4_k_columns(raw, raw_group, weights, matrix, first_group, last_group):
+    """See `pack_column_tiles`."""
+    return pack_column_tiles(
+        pack_q4_k_tile, Q4_K_BYTES, Q4_K_COLUMNS,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
 
 
 @kernel
-def pack_q5_k_columns(raw, packed, n_columns, first_group, last_group):
-    """See `pack_tiles`."""
-    return pack_tiles(
-        pack_q5_k_tile, Q5_K_BYTES, Q5_K_TILE, GROUP_ROWS, raw, packed, first_group, last_group
-    )
+def pack_q5_k_columns(raw, raw_group, weights, matrix, first_group, last_group):
+    """See `pack_column_tiles`."""
+    return pack_column_tiles(
+        pack_q5_k_tile, Q5_K_BYTES, Q5_K_COLUMNS,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
 
 
 @kernel
-def pack_q6_k_columns(raw, packed, n_columns, first_group, last_group):
-    """See `pack_tiles`."""
-    return pack_tiles(
-        pack_q6_k_tile, Q6_K_BYTES, Q6_K_TILE, GROUP_ROWS, raw, packed, first_group, last_group
-    )
+def pack_q6_k_columns(raw, raw_group, weights, matrix, first_group, last_group):
+    """See `pack_column_tiles`."""
+    return pack_column_tiles(
+        pack_q6_k_tile, Q6_K_BYTES, Q6_K_COLUMNS,
+        raw, raw_group, weights, matrix, first_group, last_group,
+    )  # fmt: skip
