@@ -32,7 +32,7 @@ from rwkv_edge.runtime.simd.dot_products import (
 from rwkv_edge.runtime.simd.memory import prefetch_into_l2, store_f32x16
 
 # How far ahead of its use memory is asked for; the hardware stops at the end of a 4 KiB page.
-PREFETCH_BYTES = 8192
+PREFETCH_BYTES = 2048
 LINE = 64
 
 
@@ -120,8 +120,9 @@ def multiply(
             continue
         for token in range(n_tokens):
             total = splat_f32(np.float32(0))
-            for block in range(n_blocks):
-                tile, k = start + block // tile_blocks * tile_bytes, block % tile_blocks
-                ask_ahead(weights, tile, k, tile_blocks, tile_bytes)
-                total = add_block(weights, tile, k, x, token, block, total)
+            for block in range(0, n_blocks, tile_blocks):
+                tile = start + block // tile_blocks * tile_bytes
+                for i in range(tile_blocks):
+                    ask_ahead(weights, tile, i, tile_blocks, tile_bytes)
+                    total = add_block(weights, tile, i, x, token, block + i, total)
             store_f32x16(y[token], row, total)
