@@ -28,16 +28,19 @@ from rwkv_edge.runtime.simd.shuffles import transpose4
 # Panels of 16 rows in a group, each of so many blocks: together one panel's room.
 GROUP_PANELS = GROUP_ROWS // ROWS
 GROUP_PANEL_BLOCKS = PANEL_BLOCKS // GROUP_PANELS
-# Bytes ahead of its use that memory is asked for.
+# Blocks of all groups of a thread that are decoded before the next ones, so that cache lines which
+# lie side by side are read soon one after the other.
+TURN_BLOCKS = 16
+# How far ahead of its use memory is asked for.
 PREFETCH_BYTES = 8192
 
 
 class ActiveColumns(NamedTuple):
     """Which inputs of T tokens are not zero, block by block of 32.
 
-    counts: (T, blocks) int32, and low_counts those in the first half of the block. columns:
-    (T, blocks, 32) int32, within the block, ascending, then zeros. codes: (T, blocks, 32) int8,
-    theirs, then zeros; quads: the same bytes as int32.
+    counts: (T, blocks) int32, and low_counts those that are listed first: in the first half of the
+    block or, for plain numbers, the even ones. columns: (T, blocks, 32) int32, within the block,
+    then zeros. codes: (T, blocks, 32) int8, theirs, then zeros; quads: the same bytes as int32.
     """
 
     counts: npt.NDArray[np.int32]
@@ -92,17 +95,19 @@ def list_active(codes, active, token, part_len, first, last):
 
 @kernel
 def list_active_values(values, active, token, first, last):
-    """The same from float32 values, for a matrix that multiplies those; codes are not listed."""
+    """The same from float32 values, for a matrix that multiplies those; codes are not listed.
+
+    Even columns come before odd ones, and low_counts says how many they are.
+    """
     for block in range(first // BLOCK, (last + BLOCK - 1) // BLOCK):
         columns = active.columns[token, block]
-        n = n_low = 0
-        for c in range(BLOCK):
-            columns[n] = c
-            n += values[block * BLOCK + c] != 0
-            if c == BLOCK // 2 - 1:
-                n_low = n
+        n = 0
+        for parity in range(2):
+            active.low_counts[token, block] = n
+            for c in range(parity, BLOCK, 2):
+                columns[n] = c
+                n += values[block * BLOCK + c] != 0
         active.counts[token, block] = n
-        active.low_counts[token, block] = n_low
 
 
 @inline
@@ -154,10 +159,10 @@ def multiply(
     """y[token, row] = sum over active columns of W[row, column] x[token, column]; overwritten.
 
     take(weights, p, half) reads 64 rows of the column at byte p. add_rows(product, weights, head,
-    scales_at, k, part, x, token, block, y, row) adds a product, scaled, to y[row:row + 16]: rows k * 16
-    of the group whose head and scales begin at these bytes. decode_scales(weights, head, scales_at,
-    k, panel, p) writes their scales to a panel. Rows first_row to last_row, both multiples of 128.
-    Of PANEL_TOKENS tokens on, all columns are read.
+    scales_at, k, part, x, token, block, y, row) adds a product, scaled, to y[row:row + 16]: rows
+    k * 16 of the group whose head and scales begin at these bytes. decode_scales(weights, head,
+    scales_at, k, panel, p) writes their scales to a panel. Rows first_row to last_row, both
+    multiples of 128. Of PANEL_TOKENS tokens on, all columns are read.
     """
     if n_tokens >= PANEL_TOKENS:
         multiply_panels(
@@ -241,19 +246,22 @@ def multiply_panels(
     Some columns of all groups before the next ones: their cache lines lie side by side.
     """
     n_blocks = matrix.n_columns // BLOCK
-    for first_block in range(0, n_blocks, GROUP_PANEL_BLOCKS):
-        n = min(GROUP_PANEL_BLOCKS, n_blocks - first_block)
+    for first_block in range(0, n_blocks, TURN_BLOCKS):
+        last_block = min(first_block + TURN_BLOCKS, n_blocks)
         for row in range(first_row, last_row, GROUP_ROWS):
-            for i in range(n):
-                block, group = first_block + i, row // GROUP_ROWS
-                ask_for_all(weights, layout, matrix, block + GROUP_PANEL_BLOCKS, group)
-                decode_block(
-                    take, decode_scales, layout, weights, matrix, block, group, panel, i
-                )
-            for k in range(GROUP_PANELS):
-                start = k * GROUP_PANEL_BLOCKS * layout.panel_block_bytes
-                operands = (panel, start, n, x, n_tokens, first_block, y, row + k * ROWS)
-                call_panel(matrix.multiply_panel, operands)
+            for block in range(first_block, last_block, GROUP_PANEL_BLOCKS):
+                n = min(GROUP_PANEL_BLOCKS, last_block - block)
+                for i in range(n):
+                    later = block + i + GROUP_PANEL_BLOCKS
+                    ask_for_all(weights, layout, matrix, later, row // GROUP_ROWS)
+                    decode_block(
+                        take, decode_scales, layout,
+                        weights, matrix, block + i, row // GROUP_ROWS, panel, i,
+                    )  # fmt: skip
+                for k in range(GROUP_PANELS):
+                    start = k * GROUP_PANEL_BLOCKS * layout.panel_block_bytes
+                    operands = (panel, start, n, x, n_tokens, block, y, row + k * ROWS)
+                    call_panel(matrix.multiply_panel, operands)
 
 
 @inline

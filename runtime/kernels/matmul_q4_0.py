@@ -67,8 +67,8 @@ def add_rows(product, weights, head, scales_at, k, part, x, token, block, y, row
 def matmul_q4_0_columns(weights, matrix, x, active, n_tokens, y, first_row, last_row, panel):
     """The same for weights laid out by columns; see `columns.multiply`."""
     multiply_columns(
-        take_nibbles, no_nibbles, dot4_nibbles, nibble_total, add_rows, decode_row_scales, Q4_0_COLUMNS,
-        weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
+        take_nibbles, no_nibbles, dot4_nibbles, nibble_total, add_rows, decode_row_scales,
+        Q4_0_COLUMNS, weights, matrix, x, active, n_tokens, y, first_row, last_row, panel,
     )  # fmt: skip
 
 

@@ -69,8 +69,8 @@ def pack_pairs(
 
     A tile is the codes of its first block, those of its second, and the scales of both. raw: (rows,
     bytes of a row) uint8, of which group raw_group is the first. weights: the arena, in which the
-    matrix is overwritten. Where rows have an odd number of blocks, the last tile gets scales of zero. Gives
-    how many scales are NaN or infinite.
+    matrix is overwritten. Where rows have an odd number of blocks, the last tile gets scales of
+    zero. Gives how many scales are NaN or infinite.
     """
     n_bytes, n_blocks = raw.shape[1], matrix.n_columns // BLOCK
     n_bad = 0
@@ -134,8 +134,8 @@ def pack_numbers(
     """Interleave groups of rows of plain numbers: column by column, `group_rows` rows each.
 
     raw: (rows, columns) of any integer type as wide as the numbers, of which group raw_group is the
-    first; packed: 1-d of the same type, overwritten. exponent: bits that are all set in what is NaN or infinite; gives whether any is.
-    Columns that the matrix does not have become zero.
+    first; packed: 1-d of the same type, overwritten. exponent: bits that are all set in what is NaN
+    or infinite; gives whether any is. Columns that the matrix does not have become zero.
     """
     n_columns = raw.shape[1]
     is_bad = False
