@@ -49,6 +49,8 @@ SCALARS = {
     gguf.GGUFValueType.FLOAT64: "d",
     gguf.GGUFValueType.BOOL: "?",
 }
+# Before every text stands its length in bytes.
+TEXT_LENGTH = struct.Struct("<Q")
 # A key's type, and that of its items where it is an array.
 ValueTypes = tuple[gguf.GGUFValueType, gguf.GGUFValueType | None]
 
@@ -96,25 +98,26 @@ class _Cursor:
     def fail(self, problem: str) -> FormatError:
         return FormatError(f"{self.path}: {problem}; download or convert it again")
 
+    def cut_off(self) -> FormatError:
+        return self.fail(f"the file ends inside its header, at byte {len(self.buffer):,}")
+
+    def too_large(self) -> FormatError:
+        return self.fail(f"its header is larger than any model's, {MAX_HEADER_BYTES:,} bytes")
+
     def take(self, n_bytes: int) -> int:
         """Reserve n_bytes; gives where they start."""
         start = self.position
         if n_bytes > len(self.buffer) - start:
-            raise self.fail(f"the file ends inside its header, at byte {len(self.buffer):,}")
+            raise self.cut_off()
         self.position = start + n_bytes
         if self.position - self._n_long_bytes > MAX_HEADER_BYTES:
-            raise self.fail(f"its header is larger than any model's, {MAX_HEADER_BYTES:,} bytes")
+            raise self.too_large()
         return start
 
     def number(self, code: str) -> int:
         start = self.take(struct.calcsize("<" + code))
         value: int = struct.unpack_from("<" + code, self.buffer, start)[0]
         return value
-
-    def string(self) -> bytes:
-        n_bytes = self.number("Q")
-        start = self.take(n_bytes)
-        return self.buffer[start : start + n_bytes]
 
     def count(self, what: str, smallest_bytes: int, most: int = MAX_HEADER_BYTES) -> int:
         """A count of items that each take at least `smallest_bytes` of what is left."""
@@ -140,10 +143,25 @@ class _Cursor:
         n_items = self.count("strings", smallest_bytes=8, most=MAX_TEXTS - self._n_texts)
         self._n_texts += n_items
         found = []
+        # As `number` and `take` would do it, without calls: opening a model waits for 65,536 texts.
+        buffer, end, position = self.buffer, len(self.buffer), self.position
+        length_at = TEXT_LENGTH.unpack_from
+        last = MAX_HEADER_BYTES + self._n_long_bytes
         for _ in range(n_items):
-            found.append(self.string())
-            if len(found[-1]) >= LONG_TEXT_BYTES:
-                self._n_long_bytes += len(found[-1])
+            start = position + TEXT_LENGTH.size
+            if start > end:
+                raise self.cut_off()
+            (n_bytes,) = length_at(buffer, position)
+            position = start + n_bytes
+            if position > end:
+                raise self.cut_off()
+            if position > last:
+                raise self.too_large()
+            found.append(buffer[start:position])
+            if n_bytes >= LONG_TEXT_BYTES:
+                self._n_long_bytes += n_bytes
+                last += n_bytes
+        self.position = position
         return found
 
     def value(self) -> object:
