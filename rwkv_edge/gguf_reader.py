@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import gguf
 import numpy as np
 
 from rwkv_edge.arch.base import Shape
 from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
+from rwkv_edge.gguf_types import DEFAULT_ALIGNMENT, SCALARS, ValueType, ValueTypes
 from rwkv_edge.quant import Bytes, QuantFormat, quant_format_of
 
 MAGIC = b"GGUF"
@@ -35,24 +35,8 @@ LONG_TEXT_BYTES = 4096
 MAX_TEXTS = 1 << 20
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 15
-# Metadata arrays nest in theory; no writer does so, and an attack would recurse.
-SCALARS = {
-    gguf.GGUFValueType.UINT8: "B",
-    gguf.GGUFValueType.INT8: "b",
-    gguf.GGUFValueType.UINT16: "H",
-    gguf.GGUFValueType.INT16: "h",
-    gguf.GGUFValueType.UINT32: "I",
-    gguf.GGUFValueType.INT32: "i",
-    gguf.GGUFValueType.FLOAT32: "f",
-    gguf.GGUFValueType.UINT64: "Q",
-    gguf.GGUFValueType.INT64: "q",
-    gguf.GGUFValueType.FLOAT64: "d",
-    gguf.GGUFValueType.BOOL: "?",
-}
 # Before every text stands its length in bytes.
 TEXT_LENGTH = struct.Struct("<Q")
-# A key's type, and that of its items where it is an array.
-ValueTypes = tuple[gguf.GGUFValueType, gguf.GGUFValueType | None]
 
 
 @dataclass(frozen=True)
@@ -167,14 +151,15 @@ class _Cursor:
     def value(self) -> object:
         """A metadata value: a number, a bool, a str, a list of raw byte strings, or an array."""
         kind = self.value_type()
-        if kind == gguf.GGUFValueType.STRING:
+        if kind == ValueType.STRING:
             return self.text("a metadata string")
-        if kind != gguf.GGUFValueType.ARRAY:
+        if kind != ValueType.ARRAY:
             return self.number(SCALARS[kind])
         item = self.value_type()
-        if item == gguf.GGUFValueType.ARRAY:
+        # They nest in theory; no writer does so, and an attack would recurse.
+        if item == ValueType.ARRAY:
             raise self.fail("it nests metadata arrays, which no RWKV model does")
-        if item == gguf.GGUFValueType.STRING:
+        if item == ValueType.STRING:
             return self.texts()
         dtype = np.dtype("<" + SCALARS[item]) if SCALARS[item] != "?" else np.dtype(np.bool_)
         n_items = self.count("array items", dtype.itemsize)
@@ -185,14 +170,14 @@ class _Cursor:
         """The type of the value that comes next, which stays unread; of an array's items, too."""
         start = self.position
         kind = self.value_type()
-        item = self.value_type() if kind == gguf.GGUFValueType.ARRAY else None
+        item = self.value_type() if kind == ValueType.ARRAY else None
         self.position = start
         return kind, item
 
-    def value_type(self) -> gguf.GGUFValueType:
+    def value_type(self) -> ValueType:
         number = self.number("I")
         try:
-            return gguf.GGUFValueType(number)
+            return ValueType(number)
         except ValueError:
             raise self.fail(f"metadata type {number} does not exist") from None
 
@@ -253,7 +238,7 @@ class GgufFile:
 
     def _read_tensors(self, cursor: _Cursor, n_tensors: int) -> Iterator[GgufTensor]:
         infos = [self._read_tensor_info(cursor) for _ in range(n_tensors)]
-        alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if (
             not isinstance(alignment, int)
             or not 0 < alignment <= MAX_ALIGNMENT
@@ -270,7 +255,7 @@ class GgufFile:
                 raise cursor.fail(f"it holds the tensor {shown(name)} twice")
             seen.add(name)
             tensor_format = quant_format_of(ggml_type)
-            type_name = ggml_type_name(ggml_type)
+            type_name = tensor_format.__name__ if tensor_format else ggml_type_name(ggml_type)
             if tensor_format is None and not self._any_type:
                 raise UnsupportedModelError(
                     f"{self.path}: {shown(name)} is stored as {type_name}, which "
@@ -379,6 +364,8 @@ def ggml_row_bytes(ggml_type: int, n_columns: int) -> int:
 
     Raises FormatError if the row is not whole blocks.
     """
+    import gguf
+
     try:
         kind = gguf.GGMLQuantizationType(ggml_type)
     except ValueError:
@@ -391,6 +378,8 @@ def ggml_row_bytes(ggml_type: int, n_columns: int) -> int:
 
 def ggml_type_name(ggml_type: int) -> str:
     """ggml's name for a weight type, or its number."""
+    import gguf
+
     try:
         return str(gguf.GGMLQuantizationType(ggml_type).name)
     except ValueError:
