@@ -12,6 +12,7 @@ from rwkv_edge.chat_templates import TEMPLATE_KEY
 from rwkv_edge.converters.tokenizers import EmbeddedTokenizer
 from rwkv_edge.errors import BackendUnavailableError, FormatError, UnsupportedModelError
 from rwkv_edge.gguf_reader import GgufFile
+from rwkv_edge.gguf_types import ValueType
 from rwkv_edge.tokenizers import tokenizer_from_gguf
 from rwkv_edge.tokenizers.gguf_vocabulary import (
     KIND_KEY,
@@ -41,8 +42,8 @@ class TypedValue:
     """A key's value and its type; item: the type of an array's items."""
 
     value: object
-    kind: gguf.GGUFValueType
-    item: gguf.GGUFValueType | None
+    kind: ValueType
+    item: ValueType | None
 
     def add_to(self, writer: gguf.GGUFWriter, key: str) -> None:
         """Write it under `key`, as it was."""
@@ -51,7 +52,8 @@ class TypedValue:
             value = value.tolist()
         # gguf-py writes no empty arrays.
         if value != []:
-            writer.add_key_value(key, value, self.kind, sub_type=self.item)
+            item = None if self.item is None else gguf.GGUFValueType(self.item)
+            writer.add_key_value(key, value, gguf.GGUFValueType(self.kind), sub_type=item)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rwkv_edge.chat_templates import TEMPLATE_KEY
 from rwkv_edge.converters.carried_keys import TypedValue
 from rwkv_edge.converters.tokenizers import EmbeddedTokenizer
 from rwkv_edge.converters.weight_types import FILE_TYPES
-from rwkv_edge.gguf_reader import SCALARS
+from rwkv_edge.gguf_types import SCALARS
 from rwkv_edge.quant import QuantFormat
 from rwkv_edge.tokenizers.gguf_vocabulary import KIND_KEY
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import gguf
 import numpy as np
 
 from rwkv_edge.arch.base import Shape
 from rwkv_edge.errors import FormatError, UnsupportedModelError, shown
+from rwkv_edge.gguf_types import DEFAULT_ALIGNMENT, SCALARS, ValueType, ValueTypes
 from rwkv_edge.quant import Bytes, QuantFormat, quant_format_of
 
 MAGIC = b"GGUF"
@@ -35,22 +35,8 @@ LONG_TEXT_BYTES = 4096
 MAX_TEXTS = 1 << 20
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 15
-# Metadata arrays nest in theory; no writer does so, and an attack would recurse.
-SCALARS = {
-    gguf.GGUFValueType.UINT8: "B",
-    gguf.GGUFValueType.INT8: "b",
-    gguf.GGUFValueType.UINT16: "H",
-    gguf.GGUFValueType.INT16: "h",
-    gguf.GGUFValueType.UINT32: "I",
-    gguf.GGUFValueType.INT32: "i",
-    gguf.GGUFValueType.FLOAT32: "f",
-    gguf.GGUFValueType.UINT64: "Q",
-    gguf.GGUFValueType.INT64: "q",
-    gguf.GGUFValueType.FLOAT64: "d",
-    gguf.GGUFValueType.BOOL: "?",
-}
-# A key's type, and that of its items where it is an array.
-ValueTypes = tuple[gguf.GGUFValueType, gguf.GGUFValueType | None]
+# Before every text stands its length in bytes.
+TEXT_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -96,25 +82,26 @@ class _Cursor:
     def fail(self, problem: str) -> FormatError:
         return FormatError(f"{self.path}: {problem}; download or convert it again")
 
+    def cut_off(self) -> FormatError:
+        return self.fail(f"the file ends inside its header, at byte {len(self.buffer):,}")
+
+    def too_large(self) -> FormatError:
+        return self.fail(f"its header is larger than any model's, {MAX_HEADER_BYTES:,} bytes")
+
     def take(self, n_bytes: int) -> int:
         """Reserve n_bytes; gives where they start."""
         start = self.position
         if n_bytes > len(self.buffer) - start:
-            raise self.fail(f"the file ends inside its header, at byte {len(self.buffer):,}")
+            raise self.cut_off()
         self.position = start + n_bytes
         if self.position - self._n_long_bytes > MAX_HEADER_BYTES:
-            raise self.fail(f"its header is larger than any model's, {MAX_HEADER_BYTES:,} bytes")
+            raise self.too_large()
         return start
 
     def number(self, code: str) -> int:
         start = self.take(struct.calcsize("<" + code))
         value: int = struct.unpack_from("<" + code, self.buffer, start)[0]
         return value
-
-    def string(self) -> bytes:
-        n_bytes = self.number("Q")
-        start = self.take(n_bytes)
-        return self.buffer[start : start + n_bytes]
 
     def count(self, what: str, smallest_bytes: int, most: int = MAX_HEADER_BYTES) -> int:
         """A count of items that each take at least `smallest_bytes` of what is left."""
@@ -140,23 +127,39 @@ class _Cursor:
         n_items = self.count("strings", smallest_bytes=8, most=MAX_TEXTS - self._n_texts)
         self._n_texts += n_items
         found = []
+        # As `number` and `take` would do it, without calls: opening a model waits for 65,536 texts.
+        buffer, end, position = self.buffer, len(self.buffer), self.position
+        length_at = TEXT_LENGTH.unpack_from
+        last = MAX_HEADER_BYTES + self._n_long_bytes
         for _ in range(n_items):
-            found.append(self.string())
-            if len(found[-1]) >= LONG_TEXT_BYTES:
-                self._n_long_bytes += len(found[-1])
+            start = position + TEXT_LENGTH.size
+            if start > end:
+                raise self.cut_off()
+            (n_bytes,) = length_at(buffer, position)
+            position = start + n_bytes
+            if position > end:
+                raise self.cut_off()
+            if position > last:
+                raise self.too_large()
+            found.append(buffer[start:position])
+            if n_bytes >= LONG_TEXT_BYTES:
+                self._n_long_bytes += n_bytes
+                last += n_bytes
+        self.position = position
         return found
 
     def value(self) -> object:
         """A metadata value: a number, a bool, a str, a list of raw byte strings, or an array."""
         kind = self.value_type()
-        if kind == gguf.GGUFValueType.STRING:
+        if kind == ValueType.STRING:
             return self.text("a metadata string")
-        if kind != gguf.GGUFValueType.ARRAY:
+        if kind != ValueType.ARRAY:
             return self.number(SCALARS[kind])
         item = self.value_type()
-        if item == gguf.GGUFValueType.ARRAY:
+        # They nest in theory; no writer does so, and an attack would recurse.
+        if item == ValueType.ARRAY:
             raise self.fail("it nests metadata arrays, which no RWKV model does")
-        if item == gguf.GGUFValueType.STRING:
+        if item == ValueType.STRING:
             return self.texts()
         dtype = np.dtype("<" + SCALARS[item]) if SCALARS[item] != "?" else np.dtype(np.bool_)
         n_items = self.count("array items", dtype.itemsize)
@@ -167,14 +170,14 @@ class _Cursor:
         """The type of the value that comes next, which stays unread; of an array's items, too."""
         start = self.position
         kind = self.value_type()
-        item = self.value_type() if kind == gguf.GGUFValueType.ARRAY else None
+        item = self.value_type() if kind == ValueType.ARRAY else None
         self.position = start
         return kind, item
 
-    def value_type(self) -> gguf.GGUFValueType:
+    def value_type(self) -> ValueType:
         number = self.number("I")
         try:
-            return gguf.GGUFValueType(number)
+            return ValueType(number)
         except ValueError:
             raise self.fail(f"metadata type {number} does not exist") from None
 
@@ -235,7 +238,7 @@ class GgufFile:
 
     def _read_tensors(self, cursor: _Cursor, n_tensors: int) -> Iterator[GgufTensor]:
         infos = [self._read_tensor_info(cursor) for _ in range(n_tensors)]
-        alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if (
             not isinstance(alignment, int)
             or not 0 < alignment <= MAX_ALIGNMENT
@@ -252,7 +255,7 @@ class GgufFile:
                 raise cursor.fail(f"it holds the tensor {shown(name)} twice")
             seen.add(name)
             tensor_format = quant_format_of(ggml_type)
-            type_name = ggml_type_name(ggml_type)
+            type_name = tensor_format.__name__ if tensor_format else ggml_type_name(ggml_type)
             if tensor_format is None and not self._any_type:
                 raise UnsupportedModelError(
                     f"{self.path}: {shown(name)} is stored as {type_name}, which "
@@ -361,6 +364,8 @@ def ggml_row_bytes(ggml_type: int, n_columns: int) -> int:
 
     Raises FormatError if the row is not whole blocks.
     """
+    import gguf
+
     try:
         kind = gguf.GGMLQuantizationType(ggml_type)
     except ValueError:
@@ -373,6 +378,8 @@ def ggml_row_bytes(ggml_type: int, n_columns: int) -> int:
 
 def ggml_type_name(ggml_type: int) -> str:
     """ggml's name for a weight type, or its number."""
+    import gguf
+
     try:
         return str(gguf.GGMLQuantizationType(ggml_type).name)
     except ValueError:

@@ -205,6 +205,15 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
             locator.get_cache_path(), self._impl.filename_base, locator.get_source_stamp()
         )
 
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """A compiled kernel from disk, or None.
+
+        numba would first gather all functions that it knows how to compile, which takes longer than
+        everything else. Machine code needs none of them, and the compiler gathers them itself.
+        """
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(signature, target_context)
+
 
 @cache
 def say_that_kernels_are_compiled() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rwkv_edge.errors import FormatError, RwkvEdgeError, UnsupportedModelError
 from rwkv_edge.gguf_reader import (
+    LONG_TEXT_BYTES,
     MAX_HEADER_BYTES,
     MAX_KEYS,
     MAX_TENSORS,
@@ -595,3 +596,31 @@ def test_a_text_that_grows_in_memory_is_bounded(path: Path) -> None:
             assert tracemalloc.get_traced_memory()[1] < 2 * n_bytes + (64 << 20)
         finally:
             tracemalloc.stop()
+
+
+def list_of(n_texts: int, n_bytes: int) -> bytes:
+    array = struct.pack("<IQ", STRING, n_texts) + text(b"a" * n_bytes) * n_texts
+    return header([key("a", ARRAY, array)], [])
+
+
+def test_long_texts_of_a_list_may_take_more_than_a_header(path: Path) -> None:
+    n_texts = MAX_HEADER_BYTES // LONG_TEXT_BYTES + 1
+    path.write_bytes(list_of(n_texts, LONG_TEXT_BYTES))
+    with GgufFile(path) as file:
+        assert file.metadata["a"] == [b"a" * LONG_TEXT_BYTES] * n_texts
+    path.write_bytes(list_of(n_texts, LONG_TEXT_BYTES - 1))
+    with pytest.raises(FormatError, match="header is larger than any model's"):
+        GgufFile(path)
+
+
+@pytest.mark.parametrize("n_missing", [1, 4, 5, 9, 12, 13])
+def test_a_list_that_ends_inside_a_text_or_its_length_is_refused(
+    path: Path, n_missing: int
+) -> None:
+    """Its last text takes 8 bytes for its length, and 4; the empty one before it 8."""
+    array = struct.pack("<IQ", STRING, 3) + text(b"a" * 64) + text(b"") + text(b"aaaa")
+    whole = header([key("a", ARRAY, array)], [])
+    path.write_bytes(whole)
+    with GgufFile(path) as file:
+        assert file.metadata["a"] == [b"a" * 64, b"", b"aaaa"]
+    refused(path, whole[:-n_missing], match="the file ends inside its header")

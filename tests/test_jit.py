@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,12 +23,21 @@ tokenizer = WorldTokenizer([bytes([i]) for i in range(256)] + [b"abc"])
 assert tokenizer.encode("abcd" * 1000) == [256, ord("d")] * 1000
 tokenizer.encode("abcd" * 2000)
 """
+# numba imports this module when it gathers all functions that it knows how to compile.
+LOAD_THEN_COMPILE = """
+assert "numba.np.npyimpl" not in sys.modules
+import numpy as np
+from rwkv_edge.runtime.kernels.read_bandwidth import sum_of
+assert sum_of(np.ones(256, np.float32), 0, 256) == 256
+assert "numba.np.npyimpl" in sys.modules
+assert tokenizer.encode("abcd" * 3000) == [256, ord("d")] * 3000
+"""
 SAID = "INFO rwkv_edge.jit compiling kernels for this CPU"
 
 
-def start(cache: Path) -> "subprocess.Popen[str]":
+def start(cache: Path, script: str = TOKENIZE) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", TOKENIZE],
+        [sys.executable, "-c", script],
         env={**os.environ, "RWKV_EDGE_CACHE": str(cache)},
         stderr=subprocess.PIPE,
         text=True,
@@ -60,6 +70,14 @@ def test_damaged_files_are_compiled_again(warm_cache: Path, pattern: str, n_byte
         path.write_bytes(path.read_bytes()[:n_bytes])
     assert SAID in finish(start(warm_cache))
     assert finish(start(warm_cache)) == ""
+
+
+def test_a_kernel_is_loaded_without_what_compiles_the_next_one(
+    warm_cache: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "kernels"
+    shutil.copytree(warm_cache, cache)
+    assert finish(start(cache, TOKENIZE + LOAD_THEN_COMPILE)).count(SAID) == 1
 
 
 def test_kernels_run_where_nothing_can_be_kept(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A kernel that is called by name is optimised anew inside every kernel that calls
 caller may name must be compiled before it. Through its address it is compiled once, if it is used.
 """
 
+from functools import cache
 from typing import Any
 
 from numba import types
@@ -15,6 +16,8 @@ def array_of(element: types.Type, n_dimensions: int) -> types.Array:
     return types.Array(element, n_dimensions, "C")
 
 
+# Every matrix of a model asks for the same few.
+@cache
 def address_of(kernel: Any, arguments: tuple[types.Type, ...]) -> int:
     """Where the machine code of a kernel lies for these types; compiles it, or loads it from disk.
 

@@ -54,6 +54,8 @@ def test_unescaping_many_equals_unescaping_each(stored: list[str]) -> None:
         # llama.cpp knows no octal, no \a and no \u: what follows the backslash is itself.
         (r"\101", b"101"),
         (r"\a\u0041", b"au0041"),
+        (r"\u0100", b"u0100"),
+        (r"\\u0100", rb"\u0100"),
         ("é", "é".encode()),
     ],
 )
