@@ -1,6 +1,6 @@
 """All matrices of a model, packed once at load into one block of memory."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from rwkv_edge.runtime.team import ThreadTeam
 # Rows are shared out by blocks of 32 quantized activations.
 ROW_PADDING = 2 * ROWS
 CACHE_LINE = 64
+Matrices = list[tuple[GgufTensor, PackedFormat]]
 
 
 class Arena:
@@ -25,7 +26,7 @@ class Arena:
     """
 
     def __init__(self, tensors: Sequence[GgufTensor], sparse_inputs: Collection[str] = ()) -> None:
-        self._tensors = [
+        self._tensors: Matrices = [
             (tensor, packed_format(tensor.quant_format, tensor.name in sparse_inputs))
             for tensor in tensors
         ]
@@ -54,14 +55,48 @@ class Arena:
         return record
 
     def pack(self, team: ThreadTeam, release_pages: Callable[[], None]) -> None:
-        """Fill the arena, each matrix by all threads; a matrix's pages of the file go at once.
+        """Fill the arena, each matrix by all threads; what was read of the file goes run by run.
 
         Raises FormatError if a scale or a number is NaN or infinite.
         """
-        for tensor, packed in self._tensors:
-            team.run(lambda thread, n: self._pack_share(tensor, packed, thread, n))  # noqa: B023
+        for run in self._runs():
+            damaged: dict[int, FormatError] = {}
+            team.run(lambda thread, n: self._pack_run(run, damaged, thread, n))  # noqa: B023
             release_pages()
+            if damaged:
+                raise damaged[min(damaged)]
         self._tensors = []
+
+    def _runs(self) -> Iterator[Matrices]:
+        """The matrices in turn, as many together as are no larger than the largest by itself.
+
+        Waiting for each other after every matrix would cost threads as much time as a small one
+        does. What a run reads of the file stays resident until its end.
+        """
+        most = max((tensor.raw.nbytes for tensor, _ in self._tensors), default=0)
+        run: Matrices = []
+        n_bytes = 0
+        for tensor, packed in self._tensors:
+            if n_bytes + tensor.raw.nbytes > most:
+                yield run
+                run, n_bytes = [], 0
+            run.append((tensor, packed))
+            n_bytes += tensor.raw.nbytes
+        yield run
+
+    def _pack_run(
+        self, run: Matrices, damaged: dict[int, FormatError], thread: int, n_threads: int
+    ) -> None:
+        """One thread's share of each. damaged: gets what is wrong with the first that is not whole.
+
+        Another thread may be further: the least number of all threads is the first.
+        """
+        for number, (tensor, packed) in enumerate(run):
+            try:
+                self._pack_share(tensor, packed, thread, n_threads)
+            except FormatError as error:
+                damaged[number] = error
+                return
 
     def _pack_share(
         self, tensor: GgufTensor, packed: PackedFormat, thread: int, n_threads: int
