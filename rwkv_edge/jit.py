@@ -1,7 +1,8 @@
 """All numba options in one place, and where compiled kernels are kept.
 
-This is the only module of `rwkv_edge` that imports numba; nothing imports it before a kernel is
-needed. Importing a module of kernels compiles nothing: compilation happens at the first call.
+This and `jit_parts.py` are the only modules of `rwkv_edge` that import numba; nothing imports them
+before a kernel is needed. Importing a module of kernels compiles nothing: compilation happens at
+the first call.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
@@ -25,6 +26,8 @@ from numba.core.caching import (
     NullCache,
     _CacheLocator,
 )
+
+from rwkv_edge.jit_parts import call_as_part, caller_is_exact, part
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ KERNEL_FOLDERS = {
     "converters": ("converters/kernels",),
 }
 # Where their constants come from, and their options.
-SHARED_SOURCES = ("jit.py", "hyperparameters.py", "arch/*.py", "quant/*.py")
+SHARED_SOURCES = ("jit.py", "jit_parts.py", "hyperparameters.py", "arch/*.py", "quant/*.py")
 DIGEST_LEN = 16
 # Kernels of other releases are kept for as long: going back to one should not compile again.
 UNUSED_SECONDS = 30 * 24 * 3600
@@ -272,6 +275,8 @@ def kernel(
 ) -> Function | Callable[[Function], Function]:
     """Compile `function` at its first call, without the GIL, and keep the result on disk.
 
+    What other kernels call becomes a part of them, and is kept with them.
+
     Arrays are not bounds-checked, and division by zero gives infinity as in numpy: whoever calls a
     kernel has checked shapes and ranges.
 
@@ -279,31 +284,27 @@ def kernel(
     whose bytes are defined by numpy; a fused multiply-add would move ties.
     """
 
+    fast_math = False if exact else FAST_MATH
+
     def compiled(function: Function) -> Function:
-        dispatcher = numba.njit(**OPTIONS, fastmath=False if exact else FAST_MATH)(function)
+        dispatcher = numba.njit(**OPTIONS, fastmath=fast_math)(function)
         dispatcher._cache = _LazyKernelCache(function)
-        dispatcher.get_call_template = _without_literals(dispatcher.get_call_template)
+        # Whether it vanishes into its callers is LLVM's choice, also where it has vanishing ones.
+        for_kernels = part(function, {**OPTIONS, "fastmath": fast_math, "forceinline": False})
+        call_as_part(dispatcher, lambda: for_kernels)
         return cast(Function, dispatcher)
 
     return compiled if function is None else compiled(function)
 
 
-def _without_literals(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel's way of being called by another: a constant is a number like any.
-
-    numba would compile a kernel once more for each constant that it is called with, and LLVM
-    already makes of constants what can be made of them.
-    """
-
-    def call_template(args: Sequence[Any], kws: Mapping[str, Any]) -> Any:
-        return get_call_template(
-            [numba.types.unliteral(kind) for kind in args],
-            {name: numba.types.unliteral(kind) for name, kind in kws.items()},
-        )
-
-    return call_template
-
-
 def inline(function: Function) -> Function:
-    """A piece of a kernel, with a name, that vanishes into its callers."""
-    return cast(Function, numba.njit(**OPTIONS, fastmath=FAST_MATH, inline="always")(function))
+    """A piece of a kernel, with a name, that vanishes into its callers.
+
+    It rounds as its caller does.
+    """
+    options = {**OPTIONS, "forceinline": True}
+    exact = part(function, {**options, "fastmath": False})
+    fast = part(function, {**options, "fastmath": FAST_MATH})
+    dispatcher = numba.njit(**OPTIONS, fastmath=FAST_MATH)(function)
+    call_as_part(dispatcher, lambda: exact if caller_is_exact() else fast)
+    return cast(Function, dispatcher)

@@ -40,7 +40,7 @@ EXTERNAL_LATER = {
 }
 # Single places, by the beginning of a path, with what they alone may import.
 EXCEPTIONS = {
-    "rwkv_edge/jit.py": "numba",
+    "rwkv_edge/jit": "numba",
     "rwkv_edge/tokenizers/huggingface.py": "tokenizers",
     "rwkv_edge/tokenizers/sentence_pieces.py": "sentencepiece",
     "converters/onnx/": "onnx",

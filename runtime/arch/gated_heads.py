@@ -3,7 +3,6 @@
 from rwkv_edge.jit import kernel
 from rwkv_edge.runtime.arch.layers import multiply_share, quantize_for, wkv_state
 from rwkv_edge.runtime.arch.weights import OUT, SHARED_ROWS, K, R, V, X
-from rwkv_edge.runtime.kernels.activations import slot
 from rwkv_edge.runtime.kernels.barrier import meet
 from rwkv_edge.runtime.kernels.elementwise import add, share
 from rwkv_edge.runtime.kernels.norms import group_norm
@@ -50,7 +49,7 @@ def add_heads(
 
     y: slot of `s.mixed`; output: index of its matrix; u, ln_x_w, ln_x_b: (C,) each.
     """
-    arena, rows, head_size = weights.arena, s.rows, weights.head_size
+    rows, head_size = s.rows, weights.head_size
     matrix, values = weights.matrices[layer, output], s.mixed.values[y]
     n_layer, n_embd = weights.vectors.shape[0], weights.vectors.shape[2]
     n_tokens, n_head = batch.tokens.size, n_embd // head_size
@@ -62,11 +61,11 @@ def add_heads(
             j = h * head_size
             state, end = wkv[layer, h], j + head_size
             wkv_of_head(rows, values, u, ln_x_w, ln_x_b, is_gated, state, start, stop, j, end)
-    quantize_for(matrix, slot(s.mixed, y), n_tokens, first, last)
+    quantize_for(matrix, s.mixed, y, n_tokens, first, last)
     meet(sync, n_threads)
 
     first, last = multiply_share(
-        arena, matrix, slot(s.mixed, y), n_tokens, rows[OUT], s, thread, n_threads
+        weights, matrix, s.mixed, y, n_tokens, rows[OUT], s, thread, n_threads
     )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)

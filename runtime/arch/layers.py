@@ -40,6 +40,7 @@ from rwkv_edge.runtime.kernels.matmul import matmul, takes_codes
 from rwkv_edge.runtime.kernels.norms import layer_norm
 from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
 from rwkv_edge.runtime.simd.memory import floats_at
+from rwkv_edge.runtime.simd.reference import by_value
 
 # Rows are shared out by blocks of quantized activations, so that no two threads meet in one.
 ROW_UNIT = 32
@@ -58,17 +59,21 @@ def wkv_state(address, n_layer, n_head, head_size):
 
 
 @kernel
-def multiply_share(arena, matrix, x, n_tokens, y, s, thread, n_threads):
-    """y = x W^T in this thread's share of the rows; gives (first, last) of it. s: the scratch."""
+def multiply_share(weights, matrix, slots, i, n_tokens, y, s, thread, n_threads):
+    """y = x W^T in this thread's share of the rows; gives (first, last) of it.
+
+    x: slot i of `slots`, some `Activations`; s: the scratch.
+    """
     first, last = share(matrix.n_rows, matrix.row_unit, thread, n_threads)
-    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
+    multiply_rows(weights, matrix, slots, i, n_tokens, y, s, thread, first, last)
     return first, last
 
 
 @kernel
-def multiply_rows(arena, matrix, x, n_tokens, y, s, thread, first, last):
-    """y = x W^T in the rows first to last. s: the scratch."""
-    matmul(arena, matrix, x, s.active, n_tokens, y, first, last, s.panels[thread])
+def multiply_rows(weights, matrix, slots, i, n_tokens, y, s, thread, first, last):
+    """y = x W^T in the rows first to last. x: slot i of `slots`; s: the scratch."""
+    x, active = slot(slots, i), by_value(s.active)
+    matmul(weights.arena, matrix, x, active, n_tokens, y, first, last, s.panels[thread])
 
 
 @kernel
@@ -81,10 +86,10 @@ def embed(weights, tokens, x, thread, n_threads):
 
 
 @kernel
-def quantize_for(matrix, x, n_tokens, first, last):
-    """Prepare columns first to last for the matrix that multiplies them, if that takes codes."""
+def quantize_for(matrix, slots, i, n_tokens, first, last):
+    """Prepare columns first to last of a slot for the matrix that multiplies it, if with codes."""
     if takes_codes(matrix):
-        quantize_rows(x, n_tokens, first, last)
+        quantize_rows(slot(slots, i), n_tokens, first, last)
 
 
 @kernel
@@ -129,9 +134,10 @@ def ffn_hidden(weights, s, layer, n_tokens, thread, n_threads):
 @kernel
 def squared_keys(weights, s, layer, n_tokens, thread, n_threads):
     """relu(key x_k) ** 2 in this thread's share; gives (first, last) of it."""
-    arena, m, k = weights.arena, weights.matrices[layer], s.ffn_hidden.values[0]
-    x_k = slot(s.mixed, IN_FFN_K)
-    first, last = multiply_share(arena, m[FFN_KEY], x_k, n_tokens, k, s, thread, n_threads)
+    matrix, k = weights.matrices[layer, FFN_KEY], s.ffn_hidden.values[0]
+    first, last = multiply_share(
+        weights, matrix, s.mixed, IN_FFN_K, n_tokens, k, s, thread, n_threads
+    )
     for t in range(n_tokens):
         relu_squared(k[t], first, last)
     return first, last
@@ -140,32 +146,33 @@ def squared_keys(weights, s, layer, n_tokens, thread, n_threads):
 @kernel
 def prepare_hidden(weights, s, layer, n_tokens, first, last):
     """Quantize columns first to last for value, if it takes codes, and list those not zero."""
-    m, hidden = weights.matrices[layer], s.ffn_hidden
-    quantize_for(m[FFN_VALUE], slot(hidden, 0), n_tokens, first, last)
+    matrix, hidden = weights.matrices[layer, FFN_VALUE], s.ffn_hidden
+    quantize_for(matrix, hidden, 0, n_tokens, first, last)
     if n_tokens < PANEL_TOKENS:
+        active = by_value(s.active)
         for t in range(n_tokens):
-            if takes_codes(m[FFN_VALUE]):
-                part_len = m[FFN_VALUE].part_len
-                list_active(hidden.codes[0, t], s.active, t, part_len, first, last)
+            if takes_codes(matrix):
+                list_active(hidden.codes[0, t], active, t, matrix.part_len, first, last)
             else:
-                list_active_values(hidden.values[0, t], s.active, t, first, last)
+                list_active_values(hidden.values[0, t], active, t, first, last)
 
 
 @kernel
 def channel_mix(weights, s, batch, layer, sync, thread, n_threads):
     """x += value relu(key x_k) ** 2 with x_k lerped from layer_norm(x); advances ffn_x."""
-    arena, m, rows = weights.arena, weights.matrices[layer], s.rows
+    m, rows = weights.matrices[layer], s.rows
     n_tokens, n_embd = batch.tokens.size, weights.vectors.shape[2]
     first, last = share(n_embd, weights.head_unit, thread, n_threads)
     mix_into_ffn(weights, s, batch, layer, 1, first, last)
-    quantize_for(m[FFN_KEY], slot(s.mixed, IN_FFN_K), n_tokens, first, last)
+    quantize_for(m[FFN_KEY], s.mixed, IN_FFN_K, n_tokens, first, last)
     meet(sync, n_threads)
 
     ffn_hidden(weights, s, layer, n_tokens, thread, n_threads)
     meet(sync, n_threads)
 
-    k = slot(s.ffn_hidden, 0)
-    first, last = multiply_share(arena, m[FFN_VALUE], k, n_tokens, rows[OUT], s, thread, n_threads)
+    first, last = multiply_share(
+        weights, m[FFN_VALUE], s.ffn_hidden, 0, n_tokens, rows[OUT], s, thread, n_threads
+    )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
     meet(sync, n_threads)
@@ -174,25 +181,25 @@ def channel_mix(weights, s, batch, layer, sync, thread, n_threads):
 @kernel
 def gated_channel_mix(weights, s, batch, layer, sync, thread, n_threads):
     """x += sigmoid(receptance x_r) (value relu(key x_k) ** 2); advances ffn_x. RWKV-4 to 6."""
-    arena, m, rows = weights.arena, weights.matrices[layer], s.rows
+    m, rows = weights.matrices[layer], s.rows
     n_tokens, n_embd = batch.tokens.size, weights.vectors.shape[2]
     first, last = share(n_embd, weights.head_unit, thread, n_threads)
     mix_into_ffn(weights, s, batch, layer, 2, first, last)
-    quantize_for(m[FFN_KEY], slot(s.mixed, IN_FFN_K), n_tokens, first, last)
-    quantize_for(m[FFN_RECEPTANCE], slot(s.mixed, IN_FFN_R), n_tokens, first, last)
+    quantize_for(m[FFN_KEY], s.mixed, IN_FFN_K, n_tokens, first, last)
+    quantize_for(m[FFN_RECEPTANCE], s.mixed, IN_FFN_R, n_tokens, first, last)
     meet(sync, n_threads)
 
-    x_r = slot(s.mixed, IN_FFN_R)
     first, last = multiply_share(
-        arena, m[FFN_RECEPTANCE], x_r, n_tokens, rows[R], s, thread, n_threads
+        weights, m[FFN_RECEPTANCE], s.mixed, IN_FFN_R, n_tokens, rows[R], s, thread, n_threads
     )
     for t in range(n_tokens):
         sigmoid(rows[R, t], first, last)
     ffn_hidden(weights, s, layer, n_tokens, thread, n_threads)
     meet(sync, n_threads)
 
-    k = slot(s.ffn_hidden, 0)
-    first, last = multiply_share(arena, m[FFN_VALUE], k, n_tokens, rows[OUT], s, thread, n_threads)
+    first, last = multiply_share(
+        weights, m[FFN_VALUE], s.ffn_hidden, 0, n_tokens, rows[OUT], s, thread, n_threads
+    )
     for t in range(n_tokens):
         add_product(rows[X, t], rows[R, t], rows[OUT, t], first, last)
     halve_after(weights, rows[X], layer, n_tokens, first, last)
@@ -211,7 +218,6 @@ def head(weights, s, batch, sync, thread, n_threads):
         row = s.rows[X, batch.logit_rows[n]]
         layer_norm(row, scale, bias, s.mixed.values[IN_HEAD, n], first, last)
     matrix = weights.head[0]
-    quantize_for(matrix, slot(s.mixed, IN_HEAD), n_rows, first, last)
+    quantize_for(matrix, s.mixed, IN_HEAD, n_rows, first, last)
     meet(sync, n_threads)
-    x, y = slot(s.mixed, IN_HEAD), batch.logits
-    multiply_share(weights.arena, matrix, x, n_rows, y, s, thread, n_threads)
+    multiply_share(weights, matrix, s.mixed, IN_HEAD, n_rows, batch.logits, s, thread, n_threads)

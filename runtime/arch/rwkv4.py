@@ -30,13 +30,13 @@ from rwkv_edge.runtime.arch.rwkv4_weights import (
     Y,
 )
 from rwkv_edge.runtime.arch.weights import LN1_B, LN1_W, NORMED, OUT, K, R, V, X
-from rwkv_edge.runtime.kernels.activations import slot
 from rwkv_edge.runtime.kernels.barrier import meet
 from rwkv_edge.runtime.kernels.elementwise import add, share
 from rwkv_edge.runtime.kernels.norms import layer_norm
 from rwkv_edge.runtime.kernels.wkv4 import wkv4
 from rwkv_edge.runtime.simd.functions import sigmoid_f32x16
 from rwkv_edge.runtime.simd.memory import floats_at, load_f32x16, store_f32x16
+from rwkv_edge.runtime.simd.reference import by_reference
 
 FLOAT_BYTES = 4
 
@@ -62,7 +62,7 @@ def receive(y, r, first, last):
 @kernel
 def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     """x += output (sigmoid(r) wkv(k, v)), with r, k, v of layer_norm(x); advances the state."""
-    arena, m, p = weights.arena, weights.matrices[layer], weights.vectors[layer]
+    m, p = weights.matrices[layer], weights.vectors[layer]
     n_layer, n_embd = weights.vectors.shape[0], p.shape[1]
     n_tokens, rows, mixed = batch.tokens.size, s.rows, s.mixed
     first, last = share(n_embd, weights.head_unit, thread, n_threads)
@@ -74,16 +74,14 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         att_x, _, _, _ = wkv4_state(batch.states[q], n_layer, n_embd)
         start, stop = batch.starts[q], batch.starts[q + 1]
         shift_and_lerp(rows[NORMED], att_x[layer], lerps, mixed.values, start, stop, first, last)
-    quantize_for(m[RECEPTANCE], slot(mixed, IN_R), n_tokens, first, last)
-    quantize_for(m[KEY], slot(mixed, IN_K), n_tokens, first, last)
-    quantize_for(m[VALUE], slot(mixed, IN_V), n_tokens, first, last)
+    quantize_for(m[RECEPTANCE], mixed, IN_R, n_tokens, first, last)
+    quantize_for(m[KEY], mixed, IN_K, n_tokens, first, last)
+    quantize_for(m[VALUE], mixed, IN_V, n_tokens, first, last)
     meet(sync, n_threads)
 
-    multiply_rows(
-        arena, m[RECEPTANCE], slot(mixed, IN_R), n_tokens, rows[R], s, thread, first, last
-    )
-    multiply_rows(arena, m[KEY], slot(mixed, IN_K), n_tokens, rows[K], s, thread, first, last)
-    multiply_rows(arena, m[VALUE], slot(mixed, IN_V), n_tokens, rows[V], s, thread, first, last)
+    multiply_rows(weights, m[RECEPTANCE], mixed, IN_R, n_tokens, rows[R], s, thread, first, last)
+    multiply_rows(weights, m[KEY], mixed, IN_K, n_tokens, rows[K], s, thread, first, last)
+    multiply_rows(weights, m[VALUE], mixed, IN_V, n_tokens, rows[V], s, thread, first, last)
     # No meeting: a channel's recurrence needs its own r, k and v alone.
     y = mixed.values[Y]
     for q in range(batch.states.size):
@@ -95,11 +93,11 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         )  # fmt: skip
     for t in range(n_tokens):
         receive(y[t], rows[R, t], first, last)
-    quantize_for(m[OUTPUT], slot(mixed, Y), n_tokens, first, last)
+    quantize_for(m[OUTPUT], mixed, Y, n_tokens, first, last)
     meet(sync, n_threads)
 
     first, last = multiply_share(
-        arena, m[OUTPUT], slot(mixed, Y), n_tokens, rows[OUT], s, thread, n_threads
+        weights, m[OUTPUT], mixed, Y, n_tokens, rows[OUT], s, thread, n_threads
     )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
@@ -115,11 +113,12 @@ def forward(weights, scratch, batch, sync, thread, n_threads):
     """
     if not meet(sync, n_threads):
         return False
-    embed(weights, batch.tokens, scratch.rows[X], thread, n_threads)
+    w, s, b = by_reference(weights), by_reference(scratch), by_reference(batch)
+    embed(w, b.tokens, s.rows[X], thread, n_threads)
     meet(sync, n_threads)
-    for layer in range(weights.vectors.shape[0]):
-        time_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-        gated_channel_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-    head(weights, scratch, batch, sync, thread, n_threads)
+    for layer in range(w.vectors.shape[0]):
+        time_mix(w, s, b, layer, sync, thread, n_threads)
+        gated_channel_mix(w, s, b, layer, sync, thread, n_threads)
+    head(w, s, b, sync, thread, n_threads)
     meet(sync, n_threads)
     return True

@@ -34,16 +34,16 @@ from rwkv_edge.runtime.arch.rwkv5_weights import (
     Y,
 )
 from rwkv_edge.runtime.arch.weights import LN1_B, LN1_W, NORMED, K, R, V, X
-from rwkv_edge.runtime.kernels.activations import slot
 from rwkv_edge.runtime.kernels.barrier import meet
 from rwkv_edge.runtime.kernels.elementwise import copy, share
 from rwkv_edge.runtime.kernels.norms import layer_norm
+from rwkv_edge.runtime.simd.reference import by_reference
 
 
 @kernel
 def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     """x += time_mix(layer_norm(x)); advances att_x and wkv of every sequence's state."""
-    arena, m, p = weights.arena, weights.matrices[layer], weights.vectors[layer]
+    m, p = weights.matrices[layer], weights.vectors[layer]
     n_layer, head_size = weights.vectors.shape[0], weights.head_size
     n_tokens, n_embd = batch.tokens.size, p.shape[1]
     rows, mixed = s.rows, s.mixed
@@ -58,18 +58,18 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         att_x, _ = wkv_state(batch.states[q], n_layer, n_embd // head_size, head_size)
         start, stop = batch.starts[q], batch.starts[q + 1]
         shift_and_lerp(rows[NORMED], att_x[layer], p[LERP:], mixed.values, start, stop, first, last)
-    quantize_for(m[KEY], slot(mixed, IN_K), n_tokens, first, last)
-    quantize_for(m[VALUE], slot(mixed, IN_V), n_tokens, first, last)
-    quantize_for(m[RECEPTANCE], slot(mixed, IN_R), n_tokens, first, last)
+    quantize_for(m[KEY], mixed, IN_K, n_tokens, first, last)
+    quantize_for(m[VALUE], mixed, IN_V, n_tokens, first, last)
+    quantize_for(m[RECEPTANCE], mixed, IN_R, n_tokens, first, last)
     if is_gated:
-        quantize_for(m[GATE], slot(mixed, IN_G), n_tokens, first, last)
+        quantize_for(m[GATE], mixed, IN_G, n_tokens, first, last)
     meet(sync, n_threads)
 
-    multiply_share(arena, m[KEY], slot(mixed, IN_K), n_tokens, rows[K], s, thread, n_threads)
-    multiply_share(arena, m[VALUE], slot(mixed, IN_V), n_tokens, rows[V], s, thread, n_threads)
-    multiply_share(arena, m[RECEPTANCE], slot(mixed, IN_R), n_tokens, rows[R], s, thread, n_threads)
+    multiply_share(weights, m[KEY], mixed, IN_K, n_tokens, rows[K], s, thread, n_threads)
+    multiply_share(weights, m[VALUE], mixed, IN_V, n_tokens, rows[V], s, thread, n_threads)
+    multiply_share(weights, m[RECEPTANCE], mixed, IN_R, n_tokens, rows[R], s, thread, n_threads)
     if is_gated:
-        multiply_share(arena, m[GATE], slot(mixed, IN_G), n_tokens, rows[G], s, thread, n_threads)
+        multiply_share(weights, m[GATE], mixed, IN_G, n_tokens, rows[G], s, thread, n_threads)
     meet(sync, n_threads)
 
     add_heads(
@@ -87,11 +87,12 @@ def forward(weights, scratch, batch, sync, thread, n_threads):
     """
     if not meet(sync, n_threads):
         return False
-    embed(weights, batch.tokens, scratch.rows[X], thread, n_threads)
+    w, s, b = by_reference(weights), by_reference(scratch), by_reference(batch)
+    embed(w, b.tokens, s.rows[X], thread, n_threads)
     meet(sync, n_threads)
-    for layer in range(weights.vectors.shape[0]):
-        time_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-        gated_channel_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-    head(weights, scratch, batch, sync, thread, n_threads)
+    for layer in range(w.vectors.shape[0]):
+        time_mix(w, s, b, layer, sync, thread, n_threads)
+        gated_channel_mix(w, s, b, layer, sync, thread, n_threads)
+    head(w, s, b, sync, thread, n_threads)
     meet(sync, n_threads)
     return True

@@ -47,13 +47,13 @@ from rwkv_edge.runtime.arch.rwkv6_weights import (
     Y,
 )
 from rwkv_edge.runtime.arch.weights import LN1_B, LN1_W, NORMED, K, R, V, X
-from rwkv_edge.runtime.kernels.activations import slot
 from rwkv_edge.runtime.kernels.barrier import meet
 from rwkv_edge.runtime.kernels.elementwise import copy, share, tanh
 from rwkv_edge.runtime.kernels.norms import layer_norm
 from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32
 from rwkv_edge.runtime.simd.functions import exp_f32x16
 from rwkv_edge.runtime.simd.memory import load_f32x16, store_f32x16
+from rwkv_edge.runtime.simd.reference import by_reference
 
 MINUS_ONE = np.float32(-1)
 
@@ -85,18 +85,19 @@ def decay(w, w0, first, last):
 
 
 @kernel
-def lerp_hidden(arena, m, s, n_tokens, thread, n_threads):
+def lerp_hidden(weights, s, layer, n_tokens, thread, n_threads):
     """tanh(w1 x_x) inside the low-rank MLPs of the lerps, whose rows are shared out together."""
+    m = weights.matrices[layer]
     n_rows = m[MIX_W1].n_rows
     begin, end = share(N_LERPS * n_rows, ROW_UNIT, thread, n_threads)
     for i in range(N_LERPS):
         first, last = max(begin - i * n_rows, 0), min(end - i * n_rows, n_rows)
         if first < last:
-            x_x, hidden = slot(s.mixed, IN_X), s.hidden.values[i]
-            multiply_rows(arena, m[MIX_W1 + i], x_x, n_tokens, hidden, s, thread, first, last)
+            matrix, hidden = m[MIX_W1 + i], s.hidden.values[i]
+            multiply_rows(weights, matrix, s.mixed, IN_X, n_tokens, hidden, s, thread, first, last)
             for t in range(n_tokens):
                 tanh(hidden[t], first, last)
-            quantize_for(m[MIX_W2 + i], slot(s.hidden, i), n_tokens, first, last)
+            quantize_for(m[MIX_W2 + i], s.hidden, i, n_tokens, first, last)
 
 
 @kernel
@@ -105,7 +106,7 @@ def mix_by_token(weights, s, batch, layer, sync, thread, n_threads):
 
     Each thread leaves its share of the channels, quantized for what multiplies them.
     """
-    arena, m, p = weights.arena, weights.matrices[layer], weights.vectors[layer]
+    m, p = weights.matrices[layer], weights.vectors[layer]
     n_layer, head_size = weights.vectors.shape[0], weights.head_size
     n_tokens, n_embd = batch.tokens.size, p.shape[1]
     rows, mixed = s.rows, s.mixed
@@ -121,48 +122,49 @@ def mix_by_token(weights, s, batch, layer, sync, thread, n_threads):
             x, shift, x_x = rows[NORMED, t], rows[SHIFT, t], mixed.values[IN_X, t]
             shift_once(x, previous, p[LERP_X], shift, x_x, first, last)
         copy(rows[NORMED, stop - 1], att_x[layer], first, last)
-    quantize_for(m[MIX_W1], slot(mixed, IN_X), n_tokens, first, last)
+    quantize_for(m[MIX_W1], mixed, IN_X, n_tokens, first, last)
     meet(sync, n_threads)
 
-    lerp_hidden(arena, m, s, n_tokens, thread, n_threads)
+    lerp_hidden(weights, s, layer, n_tokens, thread, n_threads)
     meet(sync, n_threads)
 
     for i in range(N_LERPS):
-        hidden, values = slot(s.hidden, i), mixed.values[IN_W + i]
-        multiply_rows(arena, m[MIX_W2 + i], hidden, n_tokens, values, s, thread, first, last)
+        matrix, values = m[MIX_W2 + i], mixed.values[IN_W + i]
+        multiply_rows(weights, matrix, s.hidden, i, n_tokens, values, s, thread, first, last)
         for t in range(n_tokens):
             lerp_by_token(rows[NORMED, t], rows[SHIFT, t], p[LERP + i], values[t], first, last)
-    quantize_for(m[DECAY_W1], slot(mixed, IN_W), n_tokens, first, last)
-    quantize_for(m[KEY], slot(mixed, IN_K), n_tokens, first, last)
-    quantize_for(m[VALUE], slot(mixed, IN_V), n_tokens, first, last)
-    quantize_for(m[RECEPTANCE], slot(mixed, IN_R), n_tokens, first, last)
-    quantize_for(m[GATE], slot(mixed, IN_G), n_tokens, first, last)
+    quantize_for(m[DECAY_W1], mixed, IN_W, n_tokens, first, last)
+    quantize_for(m[KEY], mixed, IN_K, n_tokens, first, last)
+    quantize_for(m[VALUE], mixed, IN_V, n_tokens, first, last)
+    quantize_for(m[RECEPTANCE], mixed, IN_R, n_tokens, first, last)
+    quantize_for(m[GATE], mixed, IN_G, n_tokens, first, last)
 
 
 @kernel
 def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     """x += time_mix(layer_norm(x)); advances att_x and wkv of every sequence's state."""
-    arena, m, p = weights.arena, weights.matrices[layer], weights.vectors[layer]
+    m, p = weights.matrices[layer], weights.vectors[layer]
     n_tokens, n_embd = batch.tokens.size, p.shape[1]
     rows, mixed, hidden = s.rows, s.mixed, s.hidden
 
     mix_by_token(weights, s, batch, layer, sync, thread, n_threads)
     meet(sync, n_threads)
 
-    multiply_share(arena, m[RECEPTANCE], slot(mixed, IN_R), n_tokens, rows[R], s, thread, n_threads)
-    multiply_share(arena, m[KEY], slot(mixed, IN_K), n_tokens, rows[K], s, thread, n_threads)
-    multiply_share(arena, m[VALUE], slot(mixed, IN_V), n_tokens, rows[V], s, thread, n_threads)
-    multiply_share(arena, m[GATE], slot(mixed, IN_G), n_tokens, rows[G], s, thread, n_threads)
-    x_w, y = slot(mixed, IN_W), hidden.values[HIDDEN_W]
-    first, last = multiply_share(arena, m[DECAY_W1], x_w, n_tokens, y, s, thread, n_threads)
+    multiply_share(weights, m[RECEPTANCE], mixed, IN_R, n_tokens, rows[R], s, thread, n_threads)
+    multiply_share(weights, m[KEY], mixed, IN_K, n_tokens, rows[K], s, thread, n_threads)
+    multiply_share(weights, m[VALUE], mixed, IN_V, n_tokens, rows[V], s, thread, n_threads)
+    multiply_share(weights, m[GATE], mixed, IN_G, n_tokens, rows[G], s, thread, n_threads)
+    y = hidden.values[HIDDEN_W]
+    first, last = multiply_share(
+        weights, m[DECAY_W1], mixed, IN_W, n_tokens, y, s, thread, n_threads
+    )
     for t in range(n_tokens):
         tanh(y[t], first, last)
-    quantize_for(m[DECAY_W2], slot(hidden, HIDDEN_W), n_tokens, first, last)
+    quantize_for(m[DECAY_W2], hidden, HIDDEN_W, n_tokens, first, last)
     meet(sync, n_threads)
 
     first, last = share(n_embd, weights.head_unit, thread, n_threads)
-    x_w = slot(hidden, HIDDEN_W)
-    multiply_rows(arena, m[DECAY_W2], x_w, n_tokens, rows[W], s, thread, first, last)
+    multiply_rows(weights, m[DECAY_W2], hidden, HIDDEN_W, n_tokens, rows[W], s, thread, first, last)
     for t in range(n_tokens):
         decay(rows[W, t], p[DECAY], first, last)
     add_heads(
@@ -180,11 +182,12 @@ def forward(weights, scratch, batch, sync, thread, n_threads):
     """
     if not meet(sync, n_threads):
         return False
-    embed(weights, batch.tokens, scratch.rows[X], thread, n_threads)
+    w, s, b = by_reference(weights), by_reference(scratch), by_reference(batch)
+    embed(w, b.tokens, s.rows[X], thread, n_threads)
     meet(sync, n_threads)
-    for layer in range(weights.vectors.shape[0]):
-        time_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-        gated_channel_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-    head(weights, scratch, batch, sync, thread, n_threads)
+    for layer in range(w.vectors.shape[0]):
+        time_mix(w, s, b, layer, sync, thread, n_threads)
+        gated_channel_mix(w, s, b, layer, sync, thread, n_threads)
+    head(w, s, b, sync, thread, n_threads)
     meet(sync, n_threads)
     return True

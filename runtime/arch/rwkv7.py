@@ -61,7 +61,6 @@ from rwkv_edge.runtime.arch.rwkv7_weights import (
     Y,
 )
 from rwkv_edge.runtime.arch.weights import LN1_B, LN1_W, NORMED, OUT, K, R, V, X
-from rwkv_edge.runtime.kernels.activations import slot
 from rwkv_edge.runtime.kernels.barrier import meet
 from rwkv_edge.runtime.kernels.elementwise import add, copy, dot, share, sigmoid, tanh
 from rwkv_edge.runtime.kernels.norms import group_norm, layer_norm
@@ -69,6 +68,7 @@ from rwkv_edge.runtime.kernels.wkv7 import wkv7_step
 from rwkv_edge.runtime.simd.arithmetic import fma, horizontal_sum, splat_f32
 from rwkv_edge.runtime.simd.functions import exp_f32x16, sigmoid_f32x16
 from rwkv_edge.runtime.simd.memory import load_f32x16, store_f32x16
+from rwkv_edge.runtime.simd.reference import by_reference
 
 # decay = exp(-exp(-0.5) * sigmoid(...)), between 0.545 and 1.
 MINUS_EXP_HALF = np.float32(-np.exp(-0.5))
@@ -153,33 +153,32 @@ def wkv_of_head(rows, y, p, state, start, stop, first, last):
 
 
 @kernel
-def low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, s, thread, n_threads):
+def low_rank_hidden(weights, s, layer, n_tokens, thread, n_threads):
     """Inside the four low-rank MLPs: tanh(x_w w1), x_a a1, x_v v1, sigmoid(x_g g1)."""
+    m, mixed, hidden = weights.matrices[layer], s.mixed, s.hidden
     y = hidden.values[HIDDEN_W]
-    first, last = multiply_share(arena, m[W1], slot(mixed, IN_W), n_tokens, y, s, thread, n_threads)
+    first, last = multiply_share(weights, m[W1], mixed, IN_W, n_tokens, y, s, thread, n_threads)
     for t in range(n_tokens):
         tanh(y[t], first, last)
-    quantize_for(m[W2], slot(hidden, HIDDEN_W), n_tokens, first, last)
+    quantize_for(m[W2], hidden, HIDDEN_W, n_tokens, first, last)
     y = hidden.values[HIDDEN_A]
-    first, last = multiply_share(arena, m[A1], slot(mixed, IN_A), n_tokens, y, s, thread, n_threads)
-    quantize_for(m[A2], slot(hidden, HIDDEN_A), n_tokens, first, last)
+    first, last = multiply_share(weights, m[A1], mixed, IN_A, n_tokens, y, s, thread, n_threads)
+    quantize_for(m[A2], hidden, HIDDEN_A, n_tokens, first, last)
     if layer > 0:  # layer 0 defines v_first; what its file holds as v0, v1, v2 is padding
         y = hidden.values[HIDDEN_V]
-        first, last = multiply_share(
-            arena, m[V1], slot(mixed, IN_V), n_tokens, y, s, thread, n_threads
-        )
-        quantize_for(m[V2], slot(hidden, HIDDEN_V), n_tokens, first, last)
+        first, last = multiply_share(weights, m[V1], mixed, IN_V, n_tokens, y, s, thread, n_threads)
+        quantize_for(m[V2], hidden, HIDDEN_V, n_tokens, first, last)
     y = hidden.values[HIDDEN_G]
-    first, last = multiply_share(arena, m[G1], slot(mixed, IN_G), n_tokens, y, s, thread, n_threads)
+    first, last = multiply_share(weights, m[G1], mixed, IN_G, n_tokens, y, s, thread, n_threads)
     for t in range(n_tokens):
         sigmoid(y[t], first, last)
-    quantize_for(m[G2], slot(hidden, HIDDEN_G), n_tokens, first, last)
+    quantize_for(m[G2], hidden, HIDDEN_G, n_tokens, first, last)
 
 
 @kernel
 def time_mix(weights, s, batch, layer, sync, thread, n_threads):
     """x += time_mix(layer_norm(x)); advances att_x and wkv of every sequence's state."""
-    arena, m, p = weights.arena, weights.matrices[layer], weights.vectors[layer]
+    m, p = weights.matrices[layer], weights.vectors[layer]
     n_layer, head_size = weights.vectors.shape[0], weights.head_size
     n_tokens, n_embd = batch.tokens.size, p.shape[1]
     n_head = n_embd // head_size
@@ -193,28 +192,28 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         att_x, _ = wkv_state(batch.states[q], n_layer, n_head, head_size)
         start, stop = batch.starts[q], batch.starts[q + 1]
         shift_and_lerp(rows[NORMED], att_x[layer], lerps, mixed.values, start, stop, first, last)
-    quantize_for(m[RECEPTANCE], slot(mixed, IN_R), n_tokens, first, last)
-    quantize_for(m[KEY], slot(mixed, IN_K), n_tokens, first, last)
-    quantize_for(m[VALUE], slot(mixed, IN_V), n_tokens, first, last)
-    quantize_for(m[W1], slot(mixed, IN_W), n_tokens, first, last)
-    quantize_for(m[V1], slot(mixed, IN_V), n_tokens, first, last)
-    quantize_for(m[A1], slot(mixed, IN_A), n_tokens, first, last)
-    quantize_for(m[G1], slot(mixed, IN_G), n_tokens, first, last)
+    quantize_for(m[RECEPTANCE], mixed, IN_R, n_tokens, first, last)
+    quantize_for(m[KEY], mixed, IN_K, n_tokens, first, last)
+    quantize_for(m[VALUE], mixed, IN_V, n_tokens, first, last)
+    quantize_for(m[W1], mixed, IN_W, n_tokens, first, last)
+    quantize_for(m[V1], mixed, IN_V, n_tokens, first, last)
+    quantize_for(m[A1], mixed, IN_A, n_tokens, first, last)
+    quantize_for(m[G1], mixed, IN_G, n_tokens, first, last)
     meet(sync, n_threads)
 
-    multiply_share(arena, m[RECEPTANCE], slot(mixed, IN_R), n_tokens, rows[R], s, thread, n_threads)
-    multiply_share(arena, m[KEY], slot(mixed, IN_K), n_tokens, rows[K], s, thread, n_threads)
-    multiply_share(arena, m[VALUE], slot(mixed, IN_V), n_tokens, rows[V], s, thread, n_threads)
-    low_rank_hidden(arena, m, mixed, hidden, layer, n_tokens, s, thread, n_threads)
+    multiply_share(weights, m[RECEPTANCE], mixed, IN_R, n_tokens, rows[R], s, thread, n_threads)
+    multiply_share(weights, m[KEY], mixed, IN_K, n_tokens, rows[K], s, thread, n_threads)
+    multiply_share(weights, m[VALUE], mixed, IN_V, n_tokens, rows[V], s, thread, n_threads)
+    low_rank_hidden(weights, s, layer, n_tokens, thread, n_threads)
     meet(sync, n_threads)
 
-    multiply_rows(arena, m[W2], slot(hidden, HIDDEN_W), n_tokens, rows[W], s, thread, first, last)
-    multiply_rows(arena, m[A2], slot(hidden, HIDDEN_A), n_tokens, rows[A], s, thread, first, last)
+    multiply_rows(weights, m[W2], hidden, HIDDEN_W, n_tokens, rows[W], s, thread, first, last)
+    multiply_rows(weights, m[A2], hidden, HIDDEN_A, n_tokens, rows[A], s, thread, first, last)
     if layer > 0:
         multiply_rows(
-            arena, m[V2], slot(hidden, HIDDEN_V), n_tokens, rows[V_MIX], s, thread, first, last
+            weights, m[V2], hidden, HIDDEN_V, n_tokens, rows[V_MIX], s, thread, first, last
         )
-    multiply_rows(arena, m[G2], slot(hidden, HIDDEN_G), n_tokens, rows[G], s, thread, first, last)
+    multiply_rows(weights, m[G2], hidden, HIDDEN_G, n_tokens, rows[G], s, thread, first, last)
     for t in range(n_tokens):
         decay(rows[W, t], p[W0], first, last)
         learning_rate(rows[A, t], p[A0], first, last)
@@ -229,11 +228,11 @@ def time_mix(weights, s, batch, layer, sync, thread, n_threads):
         for h in range(first // head_size, last // head_size):
             j = h * head_size
             wkv_of_head(rows, mixed.values[Y], p, wkv[layer, h], start, stop, j, j + head_size)
-    quantize_for(m[OUTPUT], slot(mixed, Y), n_tokens, first, last)
+    quantize_for(m[OUTPUT], mixed, Y, n_tokens, first, last)
     meet(sync, n_threads)
 
     first, last = multiply_share(
-        arena, m[OUTPUT], slot(mixed, Y), n_tokens, rows[OUT], s, thread, n_threads
+        weights, m[OUTPUT], mixed, Y, n_tokens, rows[OUT], s, thread, n_threads
     )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
@@ -249,11 +248,12 @@ def forward(weights, scratch, batch, sync, thread, n_threads):
     """
     if not meet(sync, n_threads):
         return False
-    embed(weights, batch.tokens, scratch.rows[X], thread, n_threads)
+    w, s, b = by_reference(weights), by_reference(scratch), by_reference(batch)
+    embed(w, b.tokens, s.rows[X], thread, n_threads)
     meet(sync, n_threads)
-    for layer in range(weights.vectors.shape[0]):
-        time_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-        channel_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-    head(weights, scratch, batch, sync, thread, n_threads)
+    for layer in range(w.vectors.shape[0]):
+        time_mix(w, s, b, layer, sync, thread, n_threads)
+        channel_mix(w, s, b, layer, sync, thread, n_threads)
+    head(w, s, b, sync, thread, n_threads)
     meet(sync, n_threads)
     return True

@@ -18,12 +18,12 @@ from rwkv_edge.runtime.arch.layers import (
 from rwkv_edge.runtime.arch.rwkv7 import time_mix
 from rwkv_edge.runtime.arch.rwkv7a_weights import HIDDEN_S, IN_S, S1, S2
 from rwkv_edge.runtime.arch.weights import FFN_KEY, FFN_VALUE, NORMED, OUT, X
-from rwkv_edge.runtime.kernels.activations import slot
 from rwkv_edge.runtime.kernels.barrier import meet
 from rwkv_edge.runtime.kernels.elementwise import add, copy, share
 from rwkv_edge.runtime.kernels.embedding import decode_row
 from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32
 from rwkv_edge.runtime.simd.memory import bytes_at, load_f32x16, store_f32x16
+from rwkv_edge.runtime.simd.reference import by_reference
 
 # Rows of s1 that a thread takes: there are so few that whole blocks of 32 could not be shared.
 ROWS_OF_S1 = 16
@@ -54,46 +54,44 @@ def modulate(k, modulation, s0, first, last):
 def deep_embed(weights, s, tokens, layer, thread):
     """(s1 x) S of every token: so little that each thread does it for itself and nobody waits."""
     table, S = weights.tables[layer], s.S[thread]
-    deep = slot(s.deep, thread)
     for t in range(tokens.size):
         row = bytes_at(table.address + tokens[t] * table.row_bytes, (table.row_bytes,))
         decode_row(row, table.decoder, S, TABLE_COLUMNS)
-        row_times_matrix(s.shared.hidden.values[HIDDEN_S, t], S, deep.values[t])
+        row_times_matrix(s.shared.hidden.values[HIDDEN_S, t], S, s.deep.values[thread, t])
     matrix = weights.shared.matrices[layer, S2]
-    quantize_for(matrix, deep, tokens.size, 0, DEEP_EMBED_RANK)
+    quantize_for(matrix, s.deep, thread, tokens.size, 0, DEEP_EMBED_RANK)
 
 
 @kernel
 def deep_channel_mix(weights, s, batch, layer, sync, thread, n_threads):
     """x += value (relu(key x_k) ** 2 (s2 ((s1 x) S) + s0)), of layer_norm(x); advances ffn_x."""
     shared, scratch = weights.shared, s.shared
-    arena, m, rows, mixed = shared.arena, shared.matrices[layer], scratch.rows, scratch.mixed
+    m, rows, mixed = shared.matrices[layer], scratch.rows, scratch.mixed
     n_tokens, n_embd = batch.tokens.size, shared.vectors.shape[2]
     first, last = share(n_embd, shared.head_unit, thread, n_threads)
     mix_into_ffn(shared, scratch, batch, layer, 1, first, last)
     for t in range(n_tokens):
         copy(rows[NORMED, t], mixed.values[IN_S, t], first, last)
-    quantize_for(m[FFN_KEY], slot(mixed, IN_FFN_K), n_tokens, first, last)
-    quantize_for(m[S1], slot(mixed, IN_S), n_tokens, first, last)
+    quantize_for(m[FFN_KEY], mixed, IN_FFN_K, n_tokens, first, last)
+    quantize_for(m[S1], mixed, IN_S, n_tokens, first, last)
     meet(sync, n_threads)
 
     first, last = share(m[S1].n_rows, ROWS_OF_S1, thread, n_threads)
     hidden = scratch.hidden.values[HIDDEN_S]
-    multiply_rows(arena, m[S1], slot(mixed, IN_S), n_tokens, hidden, scratch, thread, first, last)
+    multiply_rows(shared, m[S1], mixed, IN_S, n_tokens, hidden, scratch, thread, first, last)
     first, last = squared_keys(shared, scratch, layer, n_tokens, thread, n_threads)
     meet(sync, n_threads)
 
     deep_embed(weights, s, batch.tokens, layer, thread)
-    x, y = slot(s.deep, thread), s.modulation
-    multiply_rows(arena, m[S2], x, n_tokens, y, scratch, thread, first, last)
+    y = s.modulation
+    multiply_rows(shared, m[S2], s.deep, thread, n_tokens, y, scratch, thread, first, last)
     for t in range(n_tokens):
         modulate(scratch.ffn_hidden.values[0, t], y[t], weights.s0[layer], first, last)
     prepare_hidden(shared, scratch, layer, n_tokens, first, last)
     meet(sync, n_threads)
 
-    k = slot(scratch.ffn_hidden, 0)
     first, last = multiply_share(
-        arena, m[FFN_VALUE], k, n_tokens, rows[OUT], scratch, thread, n_threads
+        shared, m[FFN_VALUE], scratch.ffn_hidden, 0, n_tokens, rows[OUT], scratch, thread, n_threads
     )
     for t in range(n_tokens):
         add(rows[X, t], rows[OUT, t], first, last)
@@ -109,12 +107,12 @@ def forward(weights, scratch, batch, sync, thread, n_threads):
     """
     if not meet(sync, n_threads):
         return False
-    shared = weights.shared
-    embed(shared, batch.tokens, scratch.shared.rows[X], thread, n_threads)
+    w, s, b = by_reference(weights), by_reference(scratch), by_reference(batch)
+    embed(w.shared, b.tokens, s.shared.rows[X], thread, n_threads)
     meet(sync, n_threads)
-    for layer in range(shared.vectors.shape[0]):
-        time_mix(shared, scratch.shared, batch, layer, sync, thread, n_threads)
-        deep_channel_mix(weights, scratch, batch, layer, sync, thread, n_threads)
-    head(shared, scratch.shared, batch, sync, thread, n_threads)
+    for layer in range(w.shared.vectors.shape[0]):
+        time_mix(w.shared, s.shared, b, layer, sync, thread, n_threads)
+        deep_channel_mix(w, s, b, layer, sync, thread, n_threads)
+    head(w.shared, s.shared, b, sync, thread, n_threads)
     meet(sync, n_threads)
     return True
