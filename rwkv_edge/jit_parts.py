@@ -20,8 +20,12 @@ from numba.core.typed_passes import NativeLowering
 class _PartLibrary(JITCodeLibrary):  # type: ignore[misc]
     """Intermediate code, with that of the parts it calls, which others link into theirs."""
 
+    def _optimize_functions(self, module: Any) -> None:
+        """Left to whoever links it, as all of optimising."""
+        module.data_layout = self._codegen._data_layout
+
     def _optimize_final_module(self) -> None:
-        """Left to whoever links it."""
+        """The same."""
 
     def _finalize_final_module(self) -> None:
         # No machine code: it is only ever linked.
@@ -71,7 +75,7 @@ def part(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
 
 
 def call_as_part(dispatcher: Any, part_for_caller: Callable[[], Any]) -> None:
-    """Have compiled functions that call `dispatcher` take the part that fits the caller."""
+    """Have compiled functions that call `dispatcher` take the part that fits them instead."""
 
     def call_template(args: Sequence[Any], kws: Mapping[str, Any]) -> Any:
         # A constant is a number like any: numba would compile the part once more for each that it

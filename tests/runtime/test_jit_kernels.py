@@ -1,7 +1,12 @@
 """What `rwkv_edge.jit` makes of kernels, and of pieces of them."""
 
+import gc
+
 import numpy as np
+import pytest
 from numba import types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
 
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.simd.cpu import has
@@ -74,3 +79,25 @@ def test_a_piece_of_a_kernel_rounds_as_the_kernel_does():
     for _ in range(2):
         assert rounded_once(x, x, z) == (2 * 2**-24 if has("fma") else 0)
         assert rounded_twice(x, x, z) == 0
+
+
+COLLECTS = []
+
+
+@intrinsic
+def note_collecting(typing_context, x):
+    COLLECTS.append(gc.isenabled())
+    return x(x), lambda context, builder, sig, args: args[0]
+
+
+@kernel
+def failing(x):
+    return note_collecting(x).nothing
+
+
+def test_garbage_is_collected_again_after_compiling():
+    with pytest.raises(TypingError):
+        failing(1)
+    assert COLLECTS
+    assert not any(COLLECTS)
+    assert gc.isenabled()
