@@ -13,7 +13,7 @@ from rwkv_edge.apps import console
 from rwkv_edge.apps.runnable import Runnable
 from rwkv_edge.arch import architecture_of
 
-COMPILING = "compiling kernels for this CPU, which only the first run does (about half a minute)"
+COMPILING = "compiling kernels for this CPU, which only the first run does (some 20 seconds)"
 # What `rwkv_edge.jit` logs, once in a process, when the first kernel is not on disk.
 COMPILER_LOG = "rwkv_edge.jit"
 
