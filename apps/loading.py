@@ -11,26 +11,32 @@ import typer
 from rwkv_edge import Model
 from rwkv_edge.apps import console
 from rwkv_edge.apps.runnable import Runnable
-from rwkv_edge.arch import architecture_of
 
-COMPILING = "compiling kernels for this CPU, which only the first run does (some 20 seconds)"
+COMPILING = "compiling kernels for this CPU, which only the first run does (some 15 seconds)"
 # What `rwkv_edge.jit` logs, once in a process, when the first kernel is not on disk.
 COMPILER_LOG = "rwkv_edge.jit"
 
 
 class CompilingNote(logging.Handler):
-    """Tells who looks at stderr why it takes so long; which command compiles does not matter."""
+    """Tells who looks at stderr why it takes so long; which command compiles does not matter.
+
+    everywhere: also where nobody looks.
+    """
+
+    def __init__(self, everywhere: bool) -> None:
+        super().__init__()
+        self._everywhere = everywhere
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line, whatever the library called it."""
-        if record.levelno == logging.INFO and sys.stderr.isatty():
+        if record.levelno == logging.INFO and (self._everywhere or sys.stderr.isatty()):
             console.note(COMPILING)
 
 
 @contextlib.contextmanager
-def noting_compilation() -> Iterator[None]:
-    """Inside, a terminal is told when kernels are compiled."""
-    logger, handler = logging.getLogger(COMPILER_LOG), CompilingNote()
+def noting_compilation(*, everywhere: bool = False) -> Iterator[None]:
+    """Inside, a terminal is told when kernels are compiled, or whatever stderr is."""
+    logger, handler = logging.getLogger(COMPILER_LOG), CompilingNote(everywhere)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -48,13 +54,11 @@ def open_model(
     threads: int | None = None,
     *,
     tuned_state: bool | Path = True,
-    say_compiling: bool = False,
 ) -> Iterator[Model]:
     """A loaded model, closed afterwards. Raises what `Model.load` raises.
 
     backend: as `Model.load` takes it; for onnx, a GGUF becomes an ONNX, which is gone afterwards.
     tuned_state: as `Model.load` takes it, or the file of one to begin with.
-    say_compiling: say that kernels are compiled where stderr is no terminal, too.
     """
     with contextlib.ExitStack() as stack:
         runnable = stack.enter_context(Runnable(path, threads)).for_engine(backend)
@@ -67,8 +71,6 @@ def open_model(
             model.begin_with(load_tuned_state(tuned_state, model))
         version = model.hyperparameters.version
         if model.backend.name == "numba" and not kernels_are_compiled(version):
-            if say_compiling and not sys.stderr.isatty():
-                console.note(COMPILING)
             with console.busy("compiling kernels"):
                 # Any token: one call compiles everything that generation needs.
                 model.forward([0])
@@ -83,9 +85,8 @@ def state_to_begin_with(file: Path | None, without: bool) -> bool | Path:
 
 
 def kernels_are_compiled(version: str) -> bool:
-    """True if the kernels of an RWKV version are on disk already, as compiled for this CPU."""
-    from rwkv_edge.jit import kernel_cache_path
+    """True if the kernel that runs an RWKV version is on disk, as compiled for this CPU."""
+    from rwkv_edge.jit import is_kept
+    from rwkv_edge.runtime.arch import COMPILED
 
-    # The one that calls all others is the last to be written.
-    last = f"{architecture_of(version).name}.forward-*.nbc"
-    return any(kernel_cache_path("runtime").glob(last))
+    return is_kept(COMPILED[version].forward)

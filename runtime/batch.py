@@ -18,3 +18,9 @@ class Batch(NamedTuple):
     states: npt.NDArray[np.int64]
     logit_rows: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
+
+
+def no_tokens() -> Batch:
+    """A batch of none, of the same types as any: kernels can be compiled for it."""
+    none = np.empty(0, np.int64)
+    return Batch(none.astype(np.int32), none, none, none, np.empty((0, 0), np.float32))

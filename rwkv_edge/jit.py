@@ -129,6 +129,13 @@ def is_unused(folder: Path) -> bool:
         return False
 
 
+def is_kept(function: Callable[..., Any]) -> bool:
+    """Is a kernel of `runtime` on disk, as compiled for this CPU and whatever arguments?"""
+    module = function.__module__.rpartition(".")[-1]
+    pattern = f"{module}.{function.__qualname__}-*.nbc"
+    return any(kernel_cache_path("runtime").glob(pattern))
+
+
 def clear_kernel_caches() -> None:
     """Remove all compiled kernels, which running processes do not mind; raises OSError."""
     for folder in kernel_caches():

@@ -1,6 +1,7 @@
 """`rwkv-edge demo`."""
 
 import contextlib
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from rwkv_edge import Model
 from rwkv_edge.apps import console, options
 from rwkv_edge.apps.commands.compare import open_engines, show
-from rwkv_edge.apps.loading import open_model
+from rwkv_edge.apps.loading import noting_compilation, open_model
 from rwkv_edge.sampling import SamplingOptions
 
 # Chosen because what follows reads well; a small model repeats itself unless it is held back.
@@ -30,10 +31,14 @@ def demo(threads: options.Threads = None) -> None:
     """
     from rwkv_edge.builtin import checkpoint_path
 
-    with tempfile.TemporaryDirectory(prefix="rwkv-edge-") as folder:
+    with contextlib.ExitStack() as stack:
+        if not sys.stderr.isatty():
+            # A minute of silence would make those wonder, too, who read a log.
+            stack.enter_context(noting_compilation(everywhere=True))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rwkv-edge-"))
         gguf = Path(folder) / "rwkv7-builtin-q4.gguf"
         convert_builtin(checkpoint_path(), gguf, threads)
-        with open_model(gguf, threads=threads, say_compiling=True) as model:
+        with open_model(gguf, threads=threads) as model:
             write_text(model)
         compare_engines(gguf, threads)
 

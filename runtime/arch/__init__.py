@@ -44,6 +44,7 @@ COMPILED: dict[str, CompiledArchitecture] = {
         load_weights=rwkv7a_weights.load_weights,
         new_scratch=rwkv7a_weights.new_scratch,
         forward=rwkv7a.forward,
+        no_weights=rwkv7a_weights.no_weights,
         transposed=frozenset({"wkv"}),
     ),
 }

@@ -12,6 +12,7 @@ from rwkv_edge.runtime.arch import rwkv7_weights
 from rwkv_edge.runtime.arch.rwkv7_weights import MATRIX_NAMES, VECTOR_NAMES
 from rwkv_edge.runtime.arch.weights import Float32Array, Scratch, Weights, finite_numbers
 from rwkv_edge.runtime.arch.weights import load_weights as load_named
+from rwkv_edge.runtime.arch.weights import no_weights as no_named
 from rwkv_edge.runtime.kernels.activations import Activations, new_activations, padded
 from rwkv_edge.runtime.kernels.embedding import row_decoder
 from rwkv_edge.runtime.team import ThreadTeam
@@ -43,6 +44,11 @@ class DeepWeights(NamedTuple):
     def head(self) -> npt.NDArray[np.void]:
         """As of every version."""
         return self.shared.head
+
+
+def no_weights() -> DeepWeights:
+    """Those of no layer, of the same types as any: kernels can be compiled for them."""
+    return DeepWeights(no_named(), s0=np.empty((0, 0), np.float32), tables=np.empty(0, TABLE))
 
 
 class DeepScratch(NamedTuple):

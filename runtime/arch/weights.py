@@ -76,6 +76,26 @@ class Weights(NamedTuple):
     rescale_every: int
 
 
+def no_weights() -> Weights:
+    """Those of no layer, of the same types as any: kernels can be compiled for them."""
+    embedding = np.empty((0, 0), np.uint8)
+    # It lies in a file that is mapped for reading.
+    embedding.flags.writeable = False
+    return Weights(
+        arena=np.empty(0, np.uint8),
+        matrices=np.empty((0, 0), MATRIX),
+        head=np.empty(0, MATRIX),
+        vectors=np.empty((0, 0, 0), np.float32),
+        ends=np.empty((0, 0), np.float32),
+        embedding=embedding,
+        embedding_decoder=0,
+        head_size=0,
+        head_unit=0,
+        ffn_offset=0,
+        rescale_every=0,
+    )
+
+
 # Every version's `Scratch.rows` begin with these: the residual stream, its layer norm, what a
 # mix adds to it, and three terms of the equations.
 SHARED_ROWS = 6

@@ -11,8 +11,9 @@ from rwkv_edge.backend import Float32Array, Int32Array, StateArrays
 from rwkv_edge.errors import UnsupportedModelError
 from rwkv_edge.model_file import ModelFile
 from rwkv_edge.runtime.arch import COMPILED
+from rwkv_edge.runtime.backends.compile_ahead import compiled_ahead
 from rwkv_edge.runtime.backends.obstacles import of_numba
-from rwkv_edge.runtime.batch import Batch
+from rwkv_edge.runtime.batch import Batch, no_tokens
 from rwkv_edge.runtime.simd.cpu import physical_cores
 from rwkv_edge.runtime.team import shared_team
 
@@ -55,8 +56,10 @@ class NumbaBackend:
         self._compiled = COMPILED[hp.version]
         self._state_shapes = self._architecture.state_shapes(hp)
         self._team = shared_team(threads or useful_threads(model))
-        self._weights = self._compiled.load_weights(model, self._team)
         self._scratch = self._compiled.new_scratch(hp, BLOCK_TOKENS, self._team.n_threads)
+        n_cores = threads or physical_cores()
+        with compiled_ahead(hp.version, self._stand_ins(), n_cores):
+            self._weights = self._compiled.load_weights(model, self._team)
 
     def new_state(self) -> NumbaState:
         """A fresh state, as before the first token."""
@@ -120,6 +123,11 @@ class NumbaBackend:
         if n_padded == n_vocab:
             return batch.logits
         return np.ascontiguousarray(batch.logits[:, :n_vocab])
+
+    def _stand_ins(self) -> tuple[object, ...]:
+        """Arguments of the types that the kernel is called with, before there are weights."""
+        weights, team = self._compiled.no_weights(), self._team
+        return (weights, self._scratch, no_tokens(), team.sync, 0, team.n_threads)
 
     def clone_state(self, state: object) -> NumbaState:
         """An independent copy."""
