@@ -218,11 +218,9 @@ def ask_for(weights, layout, matrix, active, token, block, group):
         return
     stride = column_stride(layout, matrix)
     _, scales, codes = places_of(layout, matrix, block, group)
-    for line in range(0, layout.scale_bytes, 64):
-        prefetch_into_l2(weights, scales + line)
+    ask_for_lines(weights, scales, layout.scale_bytes)
     for i in range(n):
-        for line in range(0, layout.column_bytes, 64):
-            prefetch_into_l2(weights, codes + columns[i] * stride + line)
+        ask_for_lines(weights, codes + columns[i] * stride, layout.column_bytes)
 
 
 @inline
@@ -230,11 +228,16 @@ def ask_for_all(weights, layout, matrix, block, group):
     """Prefetch all columns of a block; one past the last is harmless."""
     stride = column_stride(layout, matrix)
     _, scales, codes = places_of(layout, matrix, block, group)
-    for line in range(0, layout.scale_bytes, 64):
-        prefetch_into_l2(weights, scales + line)
+    ask_for_lines(weights, scales, layout.scale_bytes)
     for column in range(BLOCK):
-        for line in range(0, layout.column_bytes, 64):
-            prefetch_into_l2(weights, codes + column * stride + line)
+        ask_for_lines(weights, codes + column * stride, layout.column_bytes)
+
+
+@inline
+def ask_for_lines(weights, start, n_bytes):
+    """Prefetch the cache lines of a run of bytes."""
+    for line in range(0, n_bytes, 64):
+        prefetch_into_l2(weights, start + line)
 
 
 @inline

@@ -30,7 +30,7 @@ def address_of(kernel: Any, arguments: tuple[types.Type, ...]) -> int:
 
 
 def call_through_address(arguments: tuple[types.Type, ...]) -> Any:
-    """The verb `call(address, *arguments)` for kernels of these types, which return nothing.
+    """The verb `call(address, arguments)` for kernels of these types, which return nothing.
 
     Arguments of other types are converted or refused, as in any call.
     """
