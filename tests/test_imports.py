@@ -26,14 +26,14 @@ BELOW = {
 }
 # Distributions that each may import when it is itself imported ...
 EXTERNAL = {
-    "rwkv_edge": {"numpy", "gguf"},
+    "rwkv_edge": {"numpy"},
     "converters": {"numpy", "gguf", "safetensors"},
     "runtime": {"numpy", "numba"},
     "apps": {"typer", "rich"},
 }
 # ... and further ones inside functions, where they cost nothing until they are needed.
 EXTERNAL_LATER = {
-    "rwkv_edge": {"safetensors"},
+    "rwkv_edge": {"gguf", "safetensors"},
     "converters": set(),
     "runtime": set(),
     "apps": set(),

@@ -158,19 +158,27 @@ def start_table(reports: list[Report]) -> list[str]:
     """Loading, starting and memory of the first engine."""
     rows = []
     for report in reports:
-        start, memory, soak = report["start"], report["memory"], report["soak"]
+        start, memory = report["start"], report["memory"]
         loads = [f"{m['medians'][report['settings']['backend']]:.2f}" for m in find(report, "load")]
-        rows.append([
-            *names(report),
+        cells = [
             *(loads or [NOTHING]),
             *([f"{start['warm']:.2f}", f"{start['cold']:.1f}"] if start else [NOTHING] * 2),
             *megabytes(memory, "steady", "peak"),
-            str(soak["n_tokens"]) if soak else NOTHING,
-            *megabytes(soak, "start", "end"),
-        ])  # fmt: skip
-    heads = ("load s", "first token s", "with compiling s", "memory MB", "at most MB",
-             "soak tokens", "before MB", "after MB")  # fmt: skip
+        ]
+        if set(cells) != {NOTHING}:
+            rows.append([*names(report), *cells])
+    heads = ("load s", "first token s", "with compiling s", "memory MB", "at most MB")
     return table((*NAMES, *heads), rows)
+
+
+def soak_table(reports: list[Report]) -> list[str]:
+    """Memory of the first engine before and after many tokens, and the most in between."""
+    rows = [
+        [*names(report), f"{soak['n_tokens']:,}", *megabytes(soak, "start", "end", "highest")]
+        for report in reports
+        if (soak := report["soak"])
+    ]
+    return table((*NAMES, "tokens", "before MB", "after MB", "at most MB"), rows)
 
 
 def megabytes(sizes: Report | None, *keys: str) -> Iterator[str]:
@@ -243,6 +251,7 @@ TABLES: dict[str, Callable[[list[Report]], list[str]]] = {
     "prefill": of_others(prefill_table),
     "batch": of_others(batch_table),
     "start": of_others(start_table),
+    "soak": of_others(soak_table),
     "onnx": lambda reports: onnx_table([report for report in reports if with_onnx(report)]),
 }
 LONG_TABLES = {"growth": growth_table, "drift": drift_table}

@@ -39,7 +39,7 @@ REPORT: dict[str, Any] = {
     ],
     "start": {"cold": 16.04, "warm": 1.004, "compiling": 15.0, "warm_samples": [1.004]},
     "memory": {"steady": 1_100_000_000, "peak": None},
-    "soak": None,
+    "soak": {"n_tokens": 100_000, "start": 1_100_000_000, "end": 1_128_000_000, "highest": None},
     "bandwidth": {"bytes_per_second": 32e9, "buffer_bytes": 1, "threads": 2,
                   "decode_limit": 40.0, "decode_share": 1.0},
 }  # fmt: skip
@@ -54,6 +54,8 @@ Between.
 <!-- draw prefill -->
 <!-- end -->
 <!-- draw start -->
+<!-- end -->
+<!-- draw soak -->
 <!-- end -->
 <!-- draw decode_plot -->
 <!-- end -->
@@ -120,11 +122,20 @@ def test_what_was_left_out_is_a_dash(tmp_path: Path) -> None:
     alone = [{**speed("decode", 64, 40.0, 1.0), "medians": {"numba": 40.0}, "ratio": None}]
     report = write_report(
         tmp_path / "a.json",
-        engines={"numba": {}}, measurements=alone, start=None, memory=None, bandwidth=None,
+        engines={"numba": {}}, measurements=alone, start=None, soak=None, bandwidth=None,
     )  # fmt: skip
     text = drawn(tmp_path, report)
     assert "| avx2 | 40.0 | - | - | - | - | - |" in text
-    assert "| avx2 | - | - | - | - | - | - | - | - |" in text
+    assert "| avx2 | - | - | - | 1,100 | - |" in text
+
+
+def test_a_report_has_no_row_where_it_has_nothing_to_say(tmp_path: Path) -> None:
+    complete = write_report(tmp_path / "a.json")
+    assert "| avx2 | 100,000 | 1,100 | 1,128 | - |" in drawn(tmp_path, complete)
+    decode = {"measurements": [speed("decode", 64, 40.0, 16.0)], "start": None, "memory": None}
+    short = write_report(tmp_path / "b.json", **decode, soak=None)
+    # A row of the decode table, and nothing of starting or a soak.
+    assert drawn(tmp_path, short).count("| 24x2048-zeros90-q4_0 |") == 1
 
 
 def test_three_engines_have_a_table_of_their_own(tmp_path: Path) -> None:
