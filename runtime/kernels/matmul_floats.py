@@ -18,7 +18,7 @@ from rwkv_edge.runtime.kernels.pack_floats import (
 )
 from rwkv_edge.runtime.kernels.packed_format import ROWS, PackedFormat
 from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
-from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32
+from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32, sums_in_registers
 from rwkv_edge.runtime.simd.memory import (
     load_bf16x16,
     load_bytes_f32x16,
@@ -44,11 +44,12 @@ def multiply(
     n_columns = matrix.n_columns
     step = element_bytes * group_rows
     zero = splat_f32(np.float32(0))
+    n_together = sums_in_registers() // 2
     for row in range(first_row, last_row, ROWS):
         start = matrix.offset + (row // group_rows * n_columns) * step
         start += row % group_rows * element_bytes
         token = 0
-        while token + 4 <= n_tokens:
+        while token + n_together <= n_tokens:
             x0, x1, x2, x3 = x[token], x[token + 1], x[token + 2], x[token + 3]
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
             for c in range(0, n_columns, 2):
@@ -61,11 +62,13 @@ def multiply(
             store_f32x16(y[token], row, a0 + b0)
             store_f32x16(y[token + 1], row, a1 + b1)
             store_f32x16(y[token + 2], row, a2 + b2)
-            store_f32x16(y[token + 3], row, a3 + b3)
-            token += 4
+            # Where it is not stored it is not computed either: LLVM knows the number.
+            if n_together == 4:
+                store_f32x16(y[token + 3], row, a3 + b3)
+            token += n_together
         while token < n_tokens:
             x0 = x[token]
-            # In the order of the four tokens above, so that both give the same bits.
+            # In the order of the tokens above, so that both give the same bits.
             a0 = b0 = zero
             for c in range(0, n_columns, 2):
                 p = start + c * step
