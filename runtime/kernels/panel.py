@@ -13,9 +13,15 @@ from numba import types
 from rwkv_edge.jit import inline
 from rwkv_edge.runtime.kernels.activations import BLOCK, Activations
 from rwkv_edge.runtime.kernels.packed_format import ROWS
-from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32, splat_i32, to_f32
+from rwkv_edge.runtime.simd.arithmetic import (
+    fma,
+    splat_f32,
+    splat_i32,
+    sums_in_registers,
+    to_f32,
+)
 from rwkv_edge.runtime.simd.calls import array_of, call_through_address
-from rwkv_edge.runtime.simd.memory import load_f32x16, store_i8x64
+from rwkv_edge.runtime.simd.memory import load_f32x16, store_f32x16, store_i8x64
 from rwkv_edge.runtime.simd.tiles import tile_config
 
 VECTOR_BYTES = 64
@@ -110,6 +116,28 @@ def with_least(least, x_sum, x_scale, total):
 
 
 @inline
-def start_of(y, token, row, first_block):
-    """The sum so far: zero before the first block."""
-    return load_f32x16(y[token], row) if first_block > 0 else splat_f32(np.float32(0))
+def put_aside(total, y, row):
+    """Leave a sum in y until it is taken up again, where sums of products need all registers.
+
+    LLVM would keep it on the stack there, and write and read it several times.
+    """
+    if registers_are_few():
+        store_f32x16(y, row, total)
+
+
+@inline
+def taken_up(total, y, row):
+    """The sum that was put aside, or kept."""
+    return load_f32x16(y, row) if registers_are_few() else total
+
+
+@inline
+def registers_are_few():
+    """Is there no room for sums of products, scaled sums and factors?"""
+    return sums_in_registers() < 8
+
+
+@inline
+def start_of(y, row, first_block):
+    """The sum of one token so far: zero before the first block."""
+    return load_f32x16(y, row) if first_block > 0 else splat_f32(np.float32(0))

@@ -10,7 +10,7 @@ from rwkv_edge.quant.q3_k import ZERO_CODE as Q3_K_ZERO
 from rwkv_edge.quant.q4_0 import ZERO_CODE as Q4_0_ZERO
 from rwkv_edge.quant.q5_0 import ZERO_CODE as Q5_0_ZERO
 from rwkv_edge.quant.q6_k import ZERO_CODE as Q6_K_ZERO
-from rwkv_edge.runtime.kernels.activations import BLOCK
+from rwkv_edge.runtime.kernels.activations import BLOCK, slot
 from rwkv_edge.runtime.kernels.panel import (
     BLOCK_VECTORS,
     HALVES_CONFIG,
@@ -21,8 +21,10 @@ from rwkv_edge.runtime.kernels.panel import (
     TILE_TOKENS,
     VECTOR_BYTES,
     WHOLE_CONFIG,
+    put_aside,
     scaled,
     start_of,
+    taken_up,
     with_least,
 )
 from rwkv_edge.runtime.simd.arithmetic import splat_i32
@@ -37,6 +39,7 @@ from rwkv_edge.runtime.simd.dot_products import (
     no_nibbles,
 )
 from rwkv_edge.runtime.simd.memory import (
+    at,
     load_bytes_f32x16,
     load_bytes_i32x16,
     load_i8x64,
@@ -53,19 +56,17 @@ from rwkv_edge.runtime.simd.tiles import (
 
 
 @inline
-def sum_of(x, token, block, part, n_parts):
+def sum_of(x, block, part, n_parts):
     """The sum of a part's activations: of a block, or of half of it."""
-    if n_parts == 1:
-        return x.sums[token, block]
-    return x.half_sums[token, 2 * block + part]
+    return at(x.sums, block) if n_parts == 1 else at(x.half_sums, 2 * block + part)
 
 
 @inline
 def add_part(
-    product, zero_code, n_parts, has_least, panel, p, part, x, token, block, total
+    product, zero_code, n_parts, has_least, panel, p, part, x, block, total
 ):  # fmt: skip
-    """total + the product of one part of the block at byte p of the panel, scaled."""
-    x_sum, x_scale = sum_of(x, token, block, part, n_parts), x.scales[token, block]
+    """total + the product of one part of the block at byte p of the panel, scaled. x: one token."""
+    x_sum, x_scale = sum_of(x, block, part, n_parts), at(x.scales, block)
     scales = load_bytes_f32x16(panel, p + SCALES + part * VECTOR_BYTES)
     total = scaled(product, zero_code, x_sum, x_scale, scales, total)
     if has_least:
@@ -83,14 +84,15 @@ def multiply_panel(
 
     first_block: the block of x that the panel begins at; from 0 y is set. empty(), dot8 and widen
     make sums of products; start: byte of the panel. Two tokens share each reading: with 16
-    registers there is no room for more.
+    registers there is no room for more, and y waits in memory.
     """
     part_vectors = BLOCK_VECTORS // n_parts
     block_bytes = SCALES + n_parts * (2 if has_least else 1) * VECTOR_BYTES
     while token + 2 <= n_tokens:
-        q0, q1 = x.quads[token], x.quads[token + 1]
-        y0 = start_of(y, token, row, first_block)
-        y1 = start_of(y, token + 1, row, first_block)
+        x0, x1, y0, y1 = slot(x, token), slot(x, token + 1), y[token], y[token + 1]
+        total0, total1 = start_of(y0, row, first_block), start_of(y1, row, first_block)
+        put_aside(total0, y0, row)
+        put_aside(total1, y1, row)
         for i in range(n_blocks):
             p, block = start + i * block_bytes, first_block + i
             for part in range(n_parts):
@@ -99,21 +101,24 @@ def multiply_panel(
                     w = load_i8x64(panel, p + j * VECTOR_BYTES)
                     v = load_i8x64(panel, p + (j + 1) * VECTOR_BYTES)
                     k = block * BLOCK_VECTORS + j
-                    s0 = dot8(s0, w, v, splat_i32(q0[k]), splat_i32(q0[k + 1]))
-                    s1 = dot8(s1, w, v, splat_i32(q1[k]), splat_i32(q1[k + 1]))
-                y0 = add_part(
-                    widen(s0), zero_code, n_parts, has_least, panel, p, part, x, token, block, y0
-                )
-                y1 = add_part(
-                    widen(s1), zero_code, n_parts, has_least, panel, p, part, x, token + 1, block,
-                    y1,
+                    s0 = dot8(s0, w, v, splat_i32(at(x0.quads, k)), splat_i32(at(x0.quads, k + 1)))
+                    s1 = dot8(s1, w, v, splat_i32(at(x1.quads, k)), splat_i32(at(x1.quads, k + 1)))
+                total0 = add_part(
+                    widen(s0), zero_code, n_parts, has_least, panel, p, part, x0, block,
+                    taken_up(total0, y0, row),
                 )  # fmt: skip
-        store_f32x16(y[token], row, y0)
-        store_f32x16(y[token + 1], row, y1)
+                put_aside(total0, y0, row)
+                total1 = add_part(
+                    widen(s1), zero_code, n_parts, has_least, panel, p, part, x1, block,
+                    taken_up(total1, y1, row),
+                )  # fmt: skip
+                put_aside(total1, y1, row)
+        store_f32x16(y0, row, taken_up(total0, y0, row))
+        store_f32x16(y1, row, taken_up(total1, y1, row))
         token += 2
     if token < n_tokens:
-        q0 = x.quads[token]
-        y0 = start_of(y, token, row, first_block)
+        x0 = slot(x, token)
+        total = start_of(y[token], row, first_block)
         for i in range(n_blocks):
             p, block = start + i * block_bytes, first_block + i
             for part in range(n_parts):
@@ -122,11 +127,11 @@ def multiply_panel(
                     w = load_i8x64(panel, p + j * VECTOR_BYTES)
                     v = load_i8x64(panel, p + (j + 1) * VECTOR_BYTES)
                     k = block * BLOCK_VECTORS + j
-                    s0 = dot8(s0, w, v, splat_i32(q0[k]), splat_i32(q0[k + 1]))
-                y0 = add_part(
-                    widen(s0), zero_code, n_parts, has_least, panel, p, part, x, token, block, y0
+                    s0 = dot8(s0, w, v, splat_i32(at(x0.quads, k)), splat_i32(at(x0.quads, k + 1)))
+                total = add_part(
+                    widen(s0), zero_code, n_parts, has_least, panel, p, part, x0, block, total
                 )
-        store_f32x16(y[token], row, y0)
+        store_f32x16(y[token], row, total)
 
 
 @inline
@@ -164,16 +169,17 @@ def multiply_tiles(
                     tile_dot_s8_u8(1, 3, 5)
                     tile_store(1, panel, products + TILE_BYTES, VECTOR_BYTES)
             for t in range(TILE_TOKENS):
-                total = start_of(y, token + t, row, first_block + i)
+                x_row, y_row = slot(x, token + t), y[token + t]
+                total = start_of(y_row, row, first_block + i)
                 for j in range(i, last):
                     products = PRODUCTS + (j - i) * TILE_BYTES + t * VECTOR_BYTES
                     product = load_bytes_i32x16(panel, products)
                     p, block = start + j // n_parts * block_bytes, first_block + j // n_parts
                     total = add_part(
-                        product, zero_code, n_parts, has_least, panel, p, j % n_parts, x,
-                        token + t, block, total,
+                        product, zero_code, n_parts, has_least, panel, p, j % n_parts, x_row,
+                        block, total,
                     )  # fmt: skip
-                store_f32x16(y[token + t], row, total)
+                store_f32x16(y_row, row, total)
         token += TILE_TOKENS
     tile_release()
     return token

@@ -42,6 +42,18 @@ def _store(context: Any, builder: Any, sig: Any, args: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def at(typing_context: Any, array: Any, index: Any) -> Any:
+    """One number, at an index that is not negative: numba would look each time."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        number = context.get_value_type(sig.return_type)
+        return builder.load(_pointer(context, builder, sig, args, number))
+
+    accepted = isinstance(array, types.Array) and array.dtype in (types.float32, types.int32)
+    return (array.dtype(array, types.intp), codegen) if accepted else None
+
+
+@intrinsic
 def load_f32x16(typing_context: Any, array: Any, index: Any) -> Any:
     """Sixteen float32."""
 
