@@ -11,6 +11,7 @@ from rwkv_edge.runtime.kernels.pack import HALVES_BYTES
 from rwkv_edge.runtime.kernels.packed_format import ROWS
 from rwkv_edge.runtime.kernels.panel import SCALES, VECTOR_BYTES, scaled, with_least
 from rwkv_edge.runtime.simd.memory import (
+    at,
     load_f16x16,
     load_f32x16,
     load_i8x16,
@@ -92,9 +93,9 @@ def k_row_least(weights, head, scales_at, k):
 
 
 @inline
-def add_k_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
+def add_k_rows(product, weights, head, scales_at, k, part, x, block, y, row):
     """y[row:row + 16] += product, scaled, and the least values: Q4_K, Q5_K."""
-    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    x_sum, x_scale = at(x.sums, block), at(x.scales, block)
     scales = k_row_scale(weights, head, scales_at, k)
     total = scaled(product, 0, x_sum, x_scale, scales, load_f32x16(y, row))
     least = k_row_least(weights, head, scales_at, k)

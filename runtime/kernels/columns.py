@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_edge.jit import inline, kernel
-from rwkv_edge.runtime.kernels.activations import BLOCK, HALF
+from rwkv_edge.runtime.kernels.activations import BLOCK, HALF, slot
 from rwkv_edge.runtime.kernels.column_layout import (
     GROUP_ROWS,
     HALF_ROWS,
@@ -22,7 +22,13 @@ from rwkv_edge.runtime.kernels.column_layout import (
 from rwkv_edge.runtime.kernels.packed_format import ROWS
 from rwkv_edge.runtime.kernels.panel import PANEL_BLOCKS, PANEL_TOKENS, call_panel
 from rwkv_edge.runtime.simd.arithmetic import nibbles_from, splat_f32, splat_i32
-from rwkv_edge.runtime.simd.memory import load_i8x64, prefetch_into_l2, store_f32x16, store_i8x64
+from rwkv_edge.runtime.simd.memory import (
+    at,
+    load_i8x64,
+    prefetch_into_l2,
+    store_f32x16,
+    store_i8x64,
+)
 from rwkv_edge.runtime.simd.shuffles import transpose4
 
 # Panels of 16 rows in a group, each of so many blocks: together one panel's room.
@@ -114,12 +120,13 @@ def list_active_values(values, active, token, first, last):
 def add_quad(take, dot, weights, codes, stride, half, columns, quads, i, s0, s1, s2, s3):
     """s + four active columns, of 64 rows, times their codes."""
     w = transpose4(
-        take(weights, codes + columns[i] * stride, half),
-        take(weights, codes + columns[i + 1] * stride, half),
-        take(weights, codes + columns[i + 2] * stride, half),
-        take(weights, codes + columns[i + 3] * stride, half),
+        take(weights, codes + at(columns, i) * stride, half),
+        take(weights, codes + at(columns, i + 1) * stride, half),
+        take(weights, codes + at(columns, i + 2) * stride, half),
+        take(weights, codes + at(columns, i + 3) * stride, half),
     )
-    x = splat_i32(quads[i // 4])
+    # i is not negative: a shift divides it, where // would look.
+    x = splat_i32(at(quads, i >> 2))
     return dot(s0, w[0], x), dot(s1, w[1], x), dot(s2, w[2], x), dot(s3, w[3], x)
 
 
@@ -130,7 +137,8 @@ def multiply_half(
 ):  # fmt: skip
     """y[row:row + 64] += the product of one block with its active columns; half: 0 or 1.
 
-    head, scales, codes: where those of the group begin; stride: from one column to the next.
+    x, y: of the token. head, scales, codes: where those of the group begin; stride: from one column
+    to the next.
     """
     columns, quads = active.columns[token, block], active.quads[token, block]
     n_low, n = active.low_counts[token, block], active.counts[token, block]
@@ -145,10 +153,10 @@ def multiply_half(
             s0, s1, s2, s3 = add_quad(
                 take, dot, weights, codes, stride, half, columns, quads, i, s0, s1, s2, s3
             )
-        add_rows(widen(s0), weights, head, scales, k, part, x, token, block, y, row)
-        add_rows(widen(s1), weights, head, scales, k + 1, part, x, token, block, y, row + 16)
-        add_rows(widen(s2), weights, head, scales, k + 2, part, x, token, block, y, row + 32)
-        add_rows(widen(s3), weights, head, scales, k + 3, part, x, token, block, y, row + 48)
+        add_rows(widen(s0), weights, head, scales, k, part, x, block, y, row)
+        add_rows(widen(s1), weights, head, scales, k + 1, part, x, block, y, row + 16)
+        add_rows(widen(s2), weights, head, scales, k + 2, part, x, block, y, row + 32)
+        add_rows(widen(s3), weights, head, scales, k + 3, part, x, block, y, row + 48)
 
 
 @inline
@@ -159,9 +167,9 @@ def multiply(
     """y[token, row] = sum over active columns of W[row, column] x[token, column]; overwritten.
 
     take(weights, p, half) reads 64 rows of the column at byte p. add_rows(product, weights, head,
-    scales_at, k, part, x, token, block, y, row) adds a product, scaled, to y[row:row + 16]: rows
-    k * 16 of the group whose head and scales begin at these bytes. decode_scales(weights, head,
-    scales_at, k, panel, p) writes their scales to a panel. Rows first_row to last_row, both
+    scales_at, k, part, x, block, y, row) adds a product, scaled, to y[row:row + 16] of one token:
+    rows k * 16 of the group whose head and scales begin at these bytes. decode_scales(weights,
+    head, scales_at, k, panel, p) writes their scales to a panel. Rows first_row to last_row, both
     multiples of 128. Of PANEL_TOKENS tokens on, all columns are read.
     """
     if n_tokens >= PANEL_TOKENS:
@@ -174,7 +182,7 @@ def multiply(
     first_group, last_group = first_row // GROUP_ROWS, last_row // GROUP_ROWS
     n_groups = last_group - first_group
     for token in range(n_tokens):
-        out = y[token]
+        x_row, out = slot(x, token), y[token]
         block_bytes = layout.scale_bytes + layout.head_bytes // layout.tile_blocks
         ahead = blocks_ahead(
             active.counts[token], n_groups * block_bytes, n_groups * layout.column_bytes
@@ -193,7 +201,7 @@ def multiply(
                     multiply_half(
                         take, empty, dot, widen, add_rows, layout,
                         weights, head, scales, codes, stride, half,
-                        x, active, token, block, out, group * GROUP_ROWS + half * HALF_ROWS,
+                        x_row, active, token, block, out, group * GROUP_ROWS + half * HALF_ROWS,
                     )  # fmt: skip
 
 
@@ -220,7 +228,7 @@ def ask_for(weights, layout, matrix, active, token, block, group):
     _, scales, codes = places_of(layout, matrix, block, group)
     ask_for_lines(weights, scales, layout.scale_bytes)
     for i in range(n):
-        ask_for_lines(weights, codes + columns[i] * stride, layout.column_bytes)
+        ask_for_lines(weights, codes + at(columns, i) * stride, layout.column_bytes)
 
 
 @inline

@@ -3,15 +3,15 @@
 A matrix is groups of 16 rows; in a group, tile after tile of blocks of 32 columns. How a tile holds
 codes and scales is said where the format's kernel is. That one gives two functions:
 
-add_block(weights, tile, i, x, token, block, total): total plus the product of block i of the tile
-at byte `tile`, which is block `block` of the activations of a token.
+add_block(weights, tile, i, x, block, total): total plus the product of block i of the tile at byte
+`tile`, which is block `block` of x, the activations of one token.
 decode_block(weights, tile, i, panel, p): writes that block to byte p of a panel.
 """
 
 import numpy as np
 
 from rwkv_edge.jit import inline
-from rwkv_edge.runtime.kernels.activations import BLOCK
+from rwkv_edge.runtime.kernels.activations import BLOCK, slot
 from rwkv_edge.runtime.kernels.packed_format import ROWS
 from rwkv_edge.runtime.kernels.panel import (
     BLOCK_VECTORS,
@@ -29,7 +29,7 @@ from rwkv_edge.runtime.simd.dot_products import (
     no_bytes,
     no_nibbles,
 )
-from rwkv_edge.runtime.simd.memory import prefetch_into_l2, store_f32x16
+from rwkv_edge.runtime.simd.memory import at, prefetch_into_l2, store_f32x16
 
 # How far ahead of its use memory is asked for; the hardware stops at the end of a 4 KiB page.
 PREFETCH_BYTES = 2048
@@ -48,10 +48,10 @@ def ask_ahead(weights, tile, i, tile_blocks, tile_bytes):
 def sum_block(empty, dot8, widen, w, quads, block):
     """16 rows x 32 columns of codes times one token's activations. Two chains, not one."""
     k = block * BLOCK_VECTORS
-    a = dot8(empty(), w[0], w[1], splat_i32(quads[k]), splat_i32(quads[k + 1]))
-    b = dot8(empty(), w[2], w[3], splat_i32(quads[k + 2]), splat_i32(quads[k + 3]))
-    a = dot8(a, w[4], w[5], splat_i32(quads[k + 4]), splat_i32(quads[k + 5]))
-    b = dot8(b, w[6], w[7], splat_i32(quads[k + 6]), splat_i32(quads[k + 7]))
+    a = dot8(empty(), w[0], w[1], splat_i32(at(quads, k)), splat_i32(at(quads, k + 1)))
+    b = dot8(empty(), w[2], w[3], splat_i32(at(quads, k + 2)), splat_i32(at(quads, k + 3)))
+    a = dot8(a, w[4], w[5], splat_i32(at(quads, k + 4)), splat_i32(at(quads, k + 5)))
+    b = dot8(b, w[6], w[7], splat_i32(at(quads, k + 6)), splat_i32(at(quads, k + 7)))
     return widen(a + b)
 
 
@@ -59,10 +59,10 @@ def sum_block(empty, dot8, widen, w, quads, block):
 def sum_halves(empty, dot8, widen, w, quads, block):
     """The same of the first 16 columns, and of the others."""
     k = block * BLOCK_VECTORS
-    a = dot8(empty(), w[0], w[1], splat_i32(quads[k]), splat_i32(quads[k + 1]))
-    a = dot8(a, w[2], w[3], splat_i32(quads[k + 2]), splat_i32(quads[k + 3]))
-    b = dot8(empty(), w[4], w[5], splat_i32(quads[k + 4]), splat_i32(quads[k + 5]))
-    b = dot8(b, w[6], w[7], splat_i32(quads[k + 6]), splat_i32(quads[k + 7]))
+    a = dot8(empty(), w[0], w[1], splat_i32(at(quads, k)), splat_i32(at(quads, k + 1)))
+    a = dot8(a, w[2], w[3], splat_i32(at(quads, k + 2)), splat_i32(at(quads, k + 3)))
+    b = dot8(empty(), w[4], w[5], splat_i32(at(quads, k + 4)), splat_i32(at(quads, k + 5)))
+    b = dot8(b, w[6], w[7], splat_i32(at(quads, k + 6)), splat_i32(at(quads, k + 7)))
     return widen(a), widen(b)
 
 
@@ -119,10 +119,11 @@ def multiply(
                 call_panel(matrix.multiply_panel, (panel, 0, n, x, n_tokens, first_block, y, row))
             continue
         for token in range(n_tokens):
+            x_row = slot(x, token)
             total = splat_f32(np.float32(0))
             for block in range(0, n_blocks, tile_blocks):
                 tile = start + block // tile_blocks * tile_bytes
                 for i in range(tile_blocks):
                     ask_ahead(weights, tile, i, tile_blocks, tile_bytes)
-                    total = add_block(weights, tile, i, x, token, block + i, total)
+                    total = add_block(weights, tile, i, x_row, block + i, total)
             store_f32x16(y[token], row, total)

@@ -10,7 +10,7 @@ from rwkv_edge.runtime.kernels.packed_format import ROWS, PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_1, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import BYTE_PANEL
 from rwkv_edge.runtime.simd.dot_products import byte_zero_code
-from rwkv_edge.runtime.simd.memory import load_f16x16, load_i8x16
+from rwkv_edge.runtime.simd.memory import at, load_f16x16, load_i8x16
 
 # A tile is the codes of a super-block, then its scales.
 SCALES_AT = SUPER_BLOCKS * FOUR_BITS
@@ -24,11 +24,11 @@ def scales_of(weights, tile, i):
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    product = sum_bytes(unpack_iq4(weights, codes), x.quads[token], block)
-    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    product = sum_bytes(unpack_iq4(weights, codes), x.quads, block)
+    x_sum, x_scale = at(x.sums, block), at(x.scales, block)
     return scaled(product, byte_zero_code(), x_sum, x_scale, scales_of(weights, tile, i), total)
 
 

@@ -9,7 +9,7 @@ from rwkv_edge.runtime.kernels.pack_super_blocks import Q2_K_TILE, pack_q2_k
 from rwkv_edge.runtime.kernels.packed_format import ROWS, PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_4, scaled, store_codes, with_least
 from rwkv_edge.runtime.kernels.panel_products import TWO_BIT_PANEL
-from rwkv_edge.runtime.simd.memory import load_f16x16, load_u4x16
+from rwkv_edge.runtime.simd.memory import at, load_f16x16, load_u4x16
 
 # A tile is the codes of a super-block, then its scales.
 SCALES_AT = SUPER_BLOCKS * TWO_BITS
@@ -30,12 +30,12 @@ def least_of(weights, tile, i, part):
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * TWO_BITS
-    low, high = sum_halves_of_nibbles(unpack_two_bits(weights, codes), x.quads[token], block)
-    x_scale = x.scales[token, block]
-    low_sum, high_sum = x.half_sums[token, 2 * block], x.half_sums[token, 2 * block + 1]
+    low, high = sum_halves_of_nibbles(unpack_two_bits(weights, codes), x.quads, block)
+    x_scale = at(x.scales, block)
+    low_sum, high_sum = at(x.half_sums, 2 * block), at(x.half_sums, 2 * block + 1)
     total = scaled(low, 0, low_sum, x_scale, scales_of(weights, tile, i, 0), total)
     total = with_least(least_of(weights, tile, i, 0), low_sum, x_scale, total)
     total = scaled(high, 0, high_sum, x_scale, scales_of(weights, tile, i, 1), total)

@@ -13,6 +13,7 @@ from rwkv_edge.runtime.kernels.pack_super_blocks import Q3_K_TILE, pack_q3_k
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_2, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import THREE_BIT_PANEL
+from rwkv_edge.runtime.simd.memory import at
 
 # A tile is the codes of a super-block, then its scales.
 SCALES_AT = SUPER_BLOCKS * THREE_BITS
@@ -25,12 +26,12 @@ def scales_of(weights, tile, i, part):
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * THREE_BITS
-    low, high = sum_halves_of_nibbles(unpack_three_bits(weights, codes), x.quads[token], block)
-    x_scale = x.scales[token, block]
-    low_sum, high_sum = x.half_sums[token, 2 * block], x.half_sums[token, 2 * block + 1]
+    low, high = sum_halves_of_nibbles(unpack_three_bits(weights, codes), x.quads, block)
+    x_scale = at(x.scales, block)
+    low_sum, high_sum = at(x.half_sums, 2 * block), at(x.half_sums, 2 * block + 1)
     total = scaled(low, ZERO_CODE, low_sum, x_scale, scales_of(weights, tile, i, 0), total)
     return scaled(high, ZERO_CODE, high_sum, x_scale, scales_of(weights, tile, i, 1), total)
 

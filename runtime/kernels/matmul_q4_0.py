@@ -22,7 +22,7 @@ from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_1, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import NIBBLE_PANEL
 from rwkv_edge.runtime.simd.dot_products import dot4_nibbles, nibble_total, no_nibbles
-from rwkv_edge.runtime.simd.memory import load_f16x16
+from rwkv_edge.runtime.simd.memory import at, load_f16x16
 
 # A tile is the codes of two blocks, then their scales.
 SCALES_AT = PAIR * FOUR_BITS
@@ -30,12 +30,12 @@ TILE_BYTES = SCALES_AT + PAIR * HALVES_BYTES
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    product = sum_nibbles(unpack_nibbles(weights, codes), x.quads[token], block)
+    product = sum_nibbles(unpack_nibbles(weights, codes), x.quads, block)
     scales = load_f16x16(weights, tile + SCALES_AT + i * HALVES_BYTES)
-    return scaled(product, ZERO_CODE, x.sums[token, block], x.scales[token, block], scales, total)
+    return scaled(product, ZERO_CODE, at(x.sums, block), at(x.scales, block), scales, total)
 
 
 @inline
@@ -56,10 +56,10 @@ def matmul_q4_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 
 
 @inline
-def add_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
+def add_rows(product, weights, head, scales_at, k, part, x, block, y, row):
     """See `columns.multiply`."""
     scales = row_scales(weights, scales_at, k)
-    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    x_sum, x_scale = at(x.sums, block), at(x.scales, block)
     add_scaled_rows(product, ZERO_CODE, x_sum, x_scale, scales, y, row)
 
 

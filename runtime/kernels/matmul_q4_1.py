@@ -9,7 +9,7 @@ from rwkv_edge.runtime.kernels.pack_blocks import pack_q4_1
 from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_2, scaled, store_codes, with_least
 from rwkv_edge.runtime.kernels.panel_products import LEAST_NIBBLE_PANEL
-from rwkv_edge.runtime.simd.memory import load_f16x16
+from rwkv_edge.runtime.simd.memory import at, load_f16x16
 
 # A tile is the codes of two blocks, then the scales and least values of each.
 SCALES_AT = PAIR * FOUR_BITS
@@ -29,11 +29,11 @@ def least_of(weights, tile, i):
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FOUR_BITS
-    product = sum_nibbles(unpack_nibbles(weights, codes), x.quads[token], block)
-    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    product = sum_nibbles(unpack_nibbles(weights, codes), x.quads, block)
+    x_sum, x_scale = at(x.sums, block), at(x.scales, block)
     total = scaled(product, 0, x_sum, x_scale, scales_of(weights, tile, i), total)
     return with_least(least_of(weights, tile, i), x_sum, x_scale, total)
 

@@ -20,6 +20,7 @@ from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_2, scaled, store_codes, with_least
 from rwkv_edge.runtime.kernels.panel_products import LEAST_FIVE_BIT_PANEL
 from rwkv_edge.runtime.simd.dot_products import byte_total, dot4_codes, no_bytes
+from rwkv_edge.runtime.simd.memory import at
 
 # A tile is the codes of a super-block, then its scales.
 SCALES_AT = SUPER_BLOCKS * FIVE_BITS
@@ -38,11 +39,11 @@ def least_of(weights, tile, i):
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * FIVE_BITS
-    product = sum_codes(unpack_five_bits(weights, codes), x.quads[token], block)
-    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    product = sum_codes(unpack_five_bits(weights, codes), x.quads, block)
+    x_sum, x_scale = at(x.sums, block), at(x.scales, block)
     total = scaled(product, 0, x_sum, x_scale, scales_of(weights, tile, i), total)
     return with_least(least_of(weights, tile, i), x_sum, x_scale, total)
 

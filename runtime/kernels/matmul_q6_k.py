@@ -20,6 +20,7 @@ from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_2, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import SIX_BIT_PANEL
 from rwkv_edge.runtime.simd.dot_products import byte_total, dot4_codes, no_bytes
+from rwkv_edge.runtime.simd.memory import at
 
 # A tile is the codes of a super-block, then its scales.
 SCALES_AT = SUPER_BLOCKS * SIX_BITS
@@ -32,12 +33,12 @@ def scales_of(weights, tile, i, part):
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * SIX_BITS
-    low, high = sum_halves_of_codes(unpack_six_bits(weights, codes), x.quads[token], block)
-    x_scale = x.scales[token, block]
-    low_sum, high_sum = x.half_sums[token, 2 * block], x.half_sums[token, 2 * block + 1]
+    low, high = sum_halves_of_codes(unpack_six_bits(weights, codes), x.quads, block)
+    x_scale = at(x.scales, block)
+    low_sum, high_sum = at(x.half_sums, 2 * block), at(x.half_sums, 2 * block + 1)
     total = scaled(low, ZERO_CODE, low_sum, x_scale, scales_of(weights, tile, i, 0), total)
     return scaled(high, ZERO_CODE, high_sum, x_scale, scales_of(weights, tile, i, 1), total)
 
@@ -61,10 +62,10 @@ def matmul_q6_k(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 
 
 @inline
-def add_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
+def add_rows(product, weights, head, scales_at, k, part, x, block, y, row):
     """See `columns.multiply`."""
     scales = half_part_row_scale(weights, head, scales_at, k, part)
-    x_sum, x_scale = x.half_sums[token, 2 * block + part], x.scales[token, block]
+    x_sum, x_scale = at(x.half_sums, 2 * block + part), at(x.scales, block)
     add_scaled_rows(product, ZERO_CODE, x_sum, x_scale, scales, y, row)
 
 

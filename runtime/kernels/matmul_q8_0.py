@@ -21,7 +21,7 @@ from rwkv_edge.runtime.kernels.packed_format import PackedFormat
 from rwkv_edge.runtime.kernels.panel import BYTES_WITH_1, scaled, store_codes
 from rwkv_edge.runtime.kernels.panel_products import BYTE_PANEL
 from rwkv_edge.runtime.simd.dot_products import byte_total, byte_zero_code, dot4, no_bytes
-from rwkv_edge.runtime.simd.memory import load_f16x16
+from rwkv_edge.runtime.simd.memory import at, load_f16x16
 
 # A tile is the codes of two blocks, then their scales.
 SCALES_AT = PAIR * EIGHT_BITS
@@ -29,12 +29,12 @@ TILE_BYTES = SCALES_AT + PAIR * HALVES_BYTES
 
 
 @inline
-def add_block(weights, tile, i, x, token, block, total):
+def add_block(weights, tile, i, x, block, total):
     """See `matmul_blocks.py`."""
     codes = tile + i * EIGHT_BITS
-    product = sum_bytes(unpack_bytes(weights, codes), x.quads[token], block)
+    product = sum_bytes(unpack_bytes(weights, codes), x.quads, block)
     scales = load_f16x16(weights, tile + SCALES_AT + i * HALVES_BYTES)
-    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    x_sum, x_scale = at(x.sums, block), at(x.scales, block)
     return scaled(product, byte_zero_code(), x_sum, x_scale, scales, total)
 
 
@@ -56,10 +56,10 @@ def matmul_q8_0(weights, matrix, x, active, n_tokens, y, first_row, last_row, pa
 
 
 @inline
-def add_rows(product, weights, head, scales_at, k, part, x, token, block, y, row):
+def add_rows(product, weights, head, scales_at, k, part, x, block, y, row):
     """See `columns.multiply`."""
     scales = row_scales(weights, scales_at, k)
-    x_sum, x_scale = x.sums[token, block], x.scales[token, block]
+    x_sum, x_scale = at(x.sums, block), at(x.scales, block)
     add_scaled_rows(product, byte_zero_code(), x_sum, x_scale, scales, y, row)
 
 
