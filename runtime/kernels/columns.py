@@ -37,6 +37,10 @@ GROUP_PANEL_BLOCKS = PANEL_BLOCKS // GROUP_PANELS
 # Blocks of all groups of a thread that are decoded before the next ones, so that cache lines which
 # lie side by side are read soon one after the other.
 TURN_BLOCKS = 16
+# From so many tokens on, all columns are read if the active ones of all tokens, added up, are more
+# than so many times the columns of the matrix.
+FEWEST_PANEL_TOKENS = 4
+MOST_ACTIVE = 1.25
 # How far ahead of its use memory is asked for.
 PREFETCH_BYTES = 8192
 
@@ -170,9 +174,9 @@ def multiply(
     scales_at, k, part, x, block, y, row) adds a product, scaled, to y[row:row + 16] of one token:
     rows k * 16 of the group whose head and scales begin at these bytes. decode_scales(weights,
     head, scales_at, k, panel, p) writes their scales to a panel. Rows first_row to last_row, both
-    multiples of 128. Of PANEL_TOKENS tokens on, all columns are read.
+    multiples of 128. All columns are read where `reads_all` says so.
     """
-    if n_tokens >= PANEL_TOKENS:
+    if reads_all(active, n_tokens, matrix.n_columns):
         multiply_panels(
             take, decode_scales, layout,
             weights, matrix, x, n_tokens, y, first_row, last_row, panel,
@@ -203,6 +207,18 @@ def multiply(
                         weights, head, scales, codes, stride, half,
                         x_row, active, token, block, out, group * GROUP_ROWS + half * HALF_ROWS,
                     )  # fmt: skip
+
+
+@inline
+def reads_all(active, n_tokens, n_columns):
+    """Do so many columns have to be read that it is cheaper to decode each of them once?"""
+    if n_tokens >= PANEL_TOKENS or n_tokens < FEWEST_PANEL_TOKENS:
+        return n_tokens >= PANEL_TOKENS
+    n_active = 0
+    for token in range(n_tokens):
+        for block in range(n_columns // BLOCK):
+            n_active += active.counts[token, block]
+    return n_active > n_columns * MOST_ACTIVE
 
 
 @inline

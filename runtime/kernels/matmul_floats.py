@@ -9,7 +9,7 @@ import numpy as np
 
 from rwkv_edge.jit import inline, kernel
 from rwkv_edge.runtime.kernels.activations import BLOCK
-from rwkv_edge.runtime.kernels.columns import blocks_ahead
+from rwkv_edge.runtime.kernels.columns import blocks_ahead, reads_all
 from rwkv_edge.runtime.kernels.pack_floats import (
     BF16_EXPONENT,
     F16_EXPONENT,
@@ -17,7 +17,6 @@ from rwkv_edge.runtime.kernels.pack_floats import (
     packing_of,
 )
 from rwkv_edge.runtime.kernels.packed_format import ROWS, PackedFormat
-from rwkv_edge.runtime.kernels.panel import PANEL_TOKENS
 from rwkv_edge.runtime.simd.arithmetic import fma, splat_f32, sums_in_registers
 from rwkv_edge.runtime.simd.memory import (
     load_bf16x16,
@@ -84,9 +83,9 @@ def multiply_active(
 ):  # fmt: skip
     """The same for a matrix in groups of 32 rows, reading active columns alone, to the same bits.
 
-    Of PANEL_TOKENS tokens on, all columns are read.
+    All columns are read where `reads_all` says so.
     """
-    if n_tokens >= PANEL_TOKENS:
+    if reads_all(active, n_tokens, matrix.n_columns):
         multiply(
             load, element_bytes, COLUMN_GROUP_ROWS,
             weights, matrix, x, n_tokens, y, first_row, last_row,

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from rwkv_edge.runtime.kernels.activations import BLOCK, HALF
-from rwkv_edge.runtime.kernels.columns import list_active, list_active_values, new_active_columns
+from rwkv_edge.runtime.kernels.columns import (
+    list_active,
+    list_active_values,
+    new_active_columns,
+    reads_all,
+)
 
 N_BLOCKS = 6
 # All, none, few and most inputs are zero, and single ones at the ends of halves.
@@ -72,3 +77,14 @@ def test_only_the_blocks_that_are_asked_for_are_listed():
     assert active.counts[0].tolist() == [-1, BLOCK, 4, -1, -1, -1]
     list_active_values(codes.astype(np.float32), active, 0, 4 * BLOCK, 5 * BLOCK)
     assert active.counts[0].tolist() == [-1, BLOCK, 4, -1, HALF, -1]
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "n_active", "wanted"),
+    [(1, 256, False), (3, 256, False), (4, 80, False), (4, 81, True), (5, 64, False),
+     (5, 65, True), (6, 0, True)],
+)  # fmt: skip
+def test_a_few_tokens_read_all_columns_if_each_has_many(n_tokens, n_active, wanted):
+    active = new_active_columns(5, 256)
+    active.counts[:, 0] = n_active
+    assert reads_all(active, n_tokens, 256) == wanted
