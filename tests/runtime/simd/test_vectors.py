@@ -8,6 +8,7 @@ from rwkv_edge.runtime.simd import arithmetic as verbs
 from rwkv_edge.runtime.simd import dot_products as dots
 from rwkv_edge.runtime.simd.functions import exp_f32x16, sigmoid_f32x16, tanh_f32x16
 from rwkv_edge.runtime.simd.memory import (
+    at,
     bytes_at,
     load_bf16x16,
     load_bytes_f32x16,
@@ -116,6 +117,20 @@ def test_arithmetic_matches_numpy():
     expected = [a + b, a - b, a * b, a / b, wide, np.maximum(a, b), np.minimum(a, b), np.abs(a)]
     expected += [np.rint(a), np.full(16, a.sum(dtype=np.float64)), np.full(16, a.max())]
     np.testing.assert_allclose(out.reshape(11, 16), expected, rtol=3e-7, atol=1e-6)
+
+
+@kernel
+def numbers_at(floats, integers, i, out):
+    out[0] = at(floats, i)
+    out[1] = at(integers, i)
+
+
+def test_numbers_are_read_as_they_lie():
+    values = RANDOM.integers(-9, 9, (3, 4)).astype(np.float32)
+    out = np.empty(2)
+    for i in range(12):
+        numbers_at(values, -values.astype(np.int32), i, out)
+        assert out.tolist() == [values.flat[i], -values.flat[i]]
 
 
 @kernel
