@@ -11,6 +11,7 @@ from rwkv_edge.runtime.kernels.pack import HALVES_BYTES
 from rwkv_edge.runtime.kernels.packed_format import ROWS
 from rwkv_edge.runtime.kernels.panel import SCALES, VECTOR_BYTES, scaled, with_least
 from rwkv_edge.runtime.simd.memory import (
+    CACHE_LINE,
     at,
     load_f16x16,
     load_f32x16,
@@ -26,7 +27,6 @@ PAIRS_BYTES = 8 * PART_PAIR
 K_SCALES_BYTES = PAIRS_BYTES + 2 * HALVES_BYTES
 # Of Q6_K, Q3_K and Q2_K, 16 parts of 16 rows; of IQ4_XS, eight.
 HALF_PARTS_BYTES, PARTS_BYTES = 16 * ROWS, 8 * ROWS
-CACHE_LINE = 64
 
 
 def whole_lines(n_bytes):

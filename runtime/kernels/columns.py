@@ -25,7 +25,7 @@ from rwkv_edge.runtime.simd.arithmetic import nibbles_from, splat_f32, splat_i32
 from rwkv_edge.runtime.simd.memory import (
     at,
     load_i8x64,
-    prefetch_into_l2,
+    prefetch_lines_into_l2,
     store_f32x16,
     store_i8x64,
 )
@@ -212,13 +212,23 @@ def multiply(
 @inline
 def reads_all(active, n_tokens, n_columns):
     """Do so many columns have to be read that it is cheaper to decode each of them once?"""
-    if n_tokens >= PANEL_TOKENS or n_tokens < FEWEST_PANEL_TOKENS:
-        return n_tokens >= PANEL_TOKENS
+    if n_tokens >= PANEL_TOKENS:
+        return True
+    if n_tokens < FEWEST_PANEL_TOKENS:
+        return False
     n_active = 0
     for token in range(n_tokens):
-        for block in range(n_columns // BLOCK):
-            n_active += active.counts[token, block]
+        n_active += count_active(active.counts[token])
     return n_active > n_columns * MOST_ACTIVE
+
+
+@inline
+def count_active(counts):
+    """The active columns of one token, in all blocks."""
+    n_active = 0
+    for block in range(counts.size):
+        n_active += counts[block]
+    return n_active
 
 
 @inline
@@ -227,10 +237,7 @@ def blocks_ahead(counts, block_bytes, column_bytes):
 
     block_bytes are read of every block, column_bytes of every active column.
     """
-    n_active = 0
-    for block in range(counts.size):
-        n_active += counts[block]
-    n_bytes = counts.size * block_bytes + n_active * column_bytes
+    n_bytes = counts.size * block_bytes + count_active(counts) * column_bytes
     return 1 + counts.size * PREFETCH_BYTES // max(n_bytes, 1)
 
 
@@ -242,9 +249,9 @@ def ask_for(weights, layout, matrix, active, token, block, group):
         return
     stride = column_stride(layout, matrix)
     _, scales, codes = places_of(layout, matrix, block, group)
-    ask_for_lines(weights, scales, layout.scale_bytes)
+    prefetch_lines_into_l2(weights, scales, layout.scale_bytes)
     for i in range(n):
-        ask_for_lines(weights, codes + at(columns, i) * stride, layout.column_bytes)
+        prefetch_lines_into_l2(weights, codes + at(columns, i) * stride, layout.column_bytes)
 
 
 @inline
@@ -252,16 +259,9 @@ def ask_for_all(weights, layout, matrix, block, group):
     """Prefetch all columns of a block; one past the last is harmless."""
     stride = column_stride(layout, matrix)
     _, scales, codes = places_of(layout, matrix, block, group)
-    ask_for_lines(weights, scales, layout.scale_bytes)
+    prefetch_lines_into_l2(weights, scales, layout.scale_bytes)
     for column in range(BLOCK):
-        ask_for_lines(weights, codes + column * stride, layout.column_bytes)
-
-
-@inline
-def ask_for_lines(weights, start, n_bytes):
-    """Prefetch the cache lines of a run of bytes."""
-    for line in range(0, n_bytes, 64):
-        prefetch_into_l2(weights, start + line)
+        prefetch_lines_into_l2(weights, codes + column * stride, layout.column_bytes)
 
 
 @inline

@@ -29,19 +29,17 @@ from rwkv_edge.runtime.simd.dot_products import (
     no_bytes,
     no_nibbles,
 )
-from rwkv_edge.runtime.simd.memory import at, prefetch_into_l2, store_f32x16
+from rwkv_edge.runtime.simd.memory import CACHE_LINE, at, prefetch_lines_into_l2, store_f32x16
 
 # How far ahead of its use memory is asked for; the hardware stops at the end of a 4 KiB page.
 PREFETCH_BYTES = 2048
-LINE = 64
 
 
 @inline
 def ask_ahead(weights, tile, i, tile_blocks, tile_bytes):
     """Prefetch block i's part of a tile, codes and scales alike, PREFETCH_BYTES further on."""
-    part_bytes = (tile_bytes // tile_blocks + LINE - 1) // LINE * LINE
-    for line in range(0, part_bytes, LINE):
-        prefetch_into_l2(weights, tile + i * part_bytes + line + PREFETCH_BYTES)
+    part_bytes = (tile_bytes // tile_blocks + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    prefetch_lines_into_l2(weights, tile + i * part_bytes + PREFETCH_BYTES, part_bytes)
 
 
 @inline

@@ -21,7 +21,7 @@ from rwkv_edge.runtime.simd.arithmetic import (
     to_f32,
 )
 from rwkv_edge.runtime.simd.calls import array_of, call_through_address
-from rwkv_edge.runtime.simd.memory import load_f32x16, store_f32x16, store_i8x64
+from rwkv_edge.runtime.simd.memory import CACHE_LINE, load_f32x16, store_f32x16, store_i8x64
 from rwkv_edge.runtime.simd.tiles import tile_config
 
 VECTOR_BYTES = 64
@@ -45,7 +45,6 @@ PANEL_BYTES = PRODUCTS + TILE_PRODUCTS * TILE_BYTES
 PANEL_TOKENS = 6
 # Tokens that a tile of AMX takes.
 TILE_TOKENS = 16
-CACHE_LINE = 64
 
 
 # The types of `multiply_q4_0_panel` and its like.

@@ -12,8 +12,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
+from rwkv_edge.jit import inline
 from rwkv_edge.runtime.simd.halves import widen_halves
 from rwkv_edge.runtime.simd.vector import f32x16, i8x64, i32x16
+
+CACHE_LINE = 64
 
 I32 = ir.IntType(32)
 I8_X16 = ir.VectorType(ir.IntType(8), 16)
@@ -226,6 +229,13 @@ def prefetch_into_l2(typing_context: Any, array: Any, index: Any) -> Any:
         return _prefetch(context, builder, sig, args, 2)
 
     return types.void(array, types.intp), codegen
+
+
+@inline
+def prefetch_lines_into_l2(array, start, n_bytes):
+    """Each cache line of a run of bytes."""
+    for line in range(0, n_bytes, CACHE_LINE):
+        prefetch_into_l2(array, start + line)
 
 
 @intrinsic
